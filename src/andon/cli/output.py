@@ -1,0 +1,114 @@
+"""How commands speak: JSON with ``--json``, else text for people; errors to stderr with the next step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from andon.core.errors import AndonError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """Adds ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text.")(command)
+
+
+def home_option(command: F) -> F:
+    """Adds ``--home``."""
+    return click.option(
+        "--home", type=click.Path(file_okay=False), help="The folder that holds everything (default: the nearest .andon, or ANDON_HOME)."
+    )(command)
+
+
+def common(command: F) -> F:
+    """``--home`` and ``--json``."""
+    return home_option(json_option(command))
+
+
+def say_json(value: Any) -> None:
+    """One JSON value on stdout; addresses as text."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+
+
+def console() -> Console:
+    """Where tables go; plain text when stdout is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table with the columns aligned."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+    console().print(table)
+
+
+def fail(error: AndonError, *, as_json: bool) -> int:
+    """Tell an error; returns the exit status."""
+    if as_json:
+        click.echo(msgspec.json.encode(error.envelope()).decode(), err=True)
+    else:
+        click.echo(f"andon: {error}", err=True)
+    return error.exit_code
+
+
+class Group(click.Group):
+    """A group whose commands are imported when they are called, and whose errors become exit statuses."""
+
+    def __init__(self, *args: Any, commands_in: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._where = commands_in or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._where})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = self._where.get(cmd_name)
+        if where is None:
+            return super().get_command(ctx, cmd_name)
+        import importlib
+
+        module, _, name = where.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
+            if close:
+                error.message += f" Did you mean {', '.join(close)}?"
+            raise
+
+
+def with_store(command: F) -> F:
+    """Opens the store of ``--home`` and hands it in as ``store``."""
+
+    @click.pass_context
+    def opened(ctx: click.Context, /, *args: Any, home: str | None = None, **kwargs: Any) -> Any:
+        from andon.operations.session import use
+        from andon.store import open_store
+
+        with open_store(home) as store, use(store):
+            return ctx.invoke(command, *args, store=store, **kwargs)
+
+    return update_wrapper(opened, command)  # type: ignore[return-value]

@@ -1,0 +1,183 @@
+"""Looking at what there is: ls, show, diff, lineage, history; and naming it: alias, tag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from andon.cli.output import common, say_json, say_table, with_store
+from andon.core.actors import current_actor
+from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
+from andon.core.clocks import to_iso
+from andon.core.errors import InvalidAddress
+from andon.store import Store
+
+
+@click.command()
+@click.argument("what", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many rows.")
+@common
+@with_store
+def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
+    """List names, or what is of one kind: a kind (model, run, incident, …), kind:prefix, or nothing for all."""
+    from andon import registry
+    from andon.operations import showing
+
+    kind, _, prefix = (what or "").partition(":")
+    if kind and kind not in VERSIONED_KINDS | ID_KINDS:
+        known = ", ".join(sorted(VERSIONED_KINDS | ID_KINDS))
+        raise InvalidAddress(f"there is no kind {kind[:40]!r}; kinds are {known}", field="what")
+    rows: list[Any]
+    if kind == "run":
+        runs = showing.runs_view(store, experiment=prefix or None, limit=limit).runs
+        columns, rows = ("run", "experiment", "name", "status", "started"), list(runs)
+        table = [(f"run:{run.id}", run.experiment, run.name, run.status, to_iso(run.started_us)) for run in runs]
+    elif kind == "incident":
+        incidents = showing.incidents_view(store)[:limit]
+        columns, rows = ("incident", "service", "status", "cause", "title"), list(incidents)
+        table = [(row.address, row.service, row.status, row.cause, row.title) for row in incidents]
+    elif kind == "verdict":
+        verdicts = registry.verdicts_on(store, limit=limit)
+        columns, rows = ("verdict", "subject", "check", "status", "message"), verdicts
+        table = [(f"verdict:{v.id}", v.subject, v.check, v.status, v.message) for v in verdicts]
+    elif kind == "service":
+        lights = [light for light in showing.line(store).services if light.name.startswith(prefix)]
+        columns, rows = ("service", "light", "production", "why"), lights
+        table = [(f"service:{row.name}", row.light, row.production or "-", row.why) for row in lights]
+    else:
+        entries = registry.entries(store, kind or None, prefix=prefix, limit=limit)
+        columns, rows = ("name", "versions", "changed", "aliases"), entries
+        table = [
+            (f"{entry.kind}:{entry.name}", entry.head, to_iso(entry.changed_us), " ".join(f"@{a}={t}" for a, t in entry.aliases.items()))
+            for entry in entries
+        ]  # type: ignore[misc]
+    if as_json:
+        say_json(rows)
+    elif table:
+        say_table(columns, table)
+    else:
+        click.echo("nothing yet; `andon demo` makes a whole line to look at")
+
+
+@click.command()
+@click.argument("address")
+@common
+@with_store
+def show(store: Store, address: str, as_json: bool) -> None:
+    """Show anything that has an address."""
+    from andon.cli.rendering import render
+    from andon.operations import showing
+
+    view = showing.show(store, Address.parse(address))
+    if as_json:
+        say_json(view)
+    else:
+        render(view)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@common
+@with_store
+def diff(store: Store, a: str, b: str, as_json: bool) -> None:
+    """Say what changed from version A to version B."""
+    from andon import registry
+
+    changes = registry.diff(store, a, b)
+    if as_json:
+        say_json(changes)
+    elif changes:
+        say_table(("what", "before", "after"), [(c.path, _short(c.before), _short(c.after)) for c in changes])
+    else:
+        click.echo("no difference")
+
+
+@click.command()
+@click.argument("address")
+@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@common
+@with_store
+def lineage(store: Store, address: str, direction: Any, as_json: bool) -> None:
+    """Show what something was made from (up) and what was made from it (down)."""
+    from andon import registry
+
+    graph = registry.lineage(store, address, direction)
+    if as_json:
+        say_json(graph)
+    else:
+        say_table(("made", "from", "as"), [(edge.child, edge.parent, edge.role) for edge in graph.edges], title=graph.root)
+        if graph.truncated:
+            click.echo("… and more")
+
+
+@click.command()
+@click.argument("address")
+@common
+@with_store
+def history(store: Store, address: str, as_json: bool) -> None:
+    """Show every move of an alias or of all aliases of a name; for a service, everything that happened to it."""
+    from andon import registry
+    from andon.store import streams
+
+    at = Address.parse(address)
+    if at.kind in ID_KINDS or (at.kind == "service" and at.alias is None):
+        with store.ledger.read() as connection:
+            events = streams.read(connection, str(at))
+        if as_json:
+            say_json(events)
+        else:
+            rows = [(e.n, to_iso(e.event_us or e.at_us), e.type, e.body.get("release", ""), e.actor, e.reason) for e in events]
+            say_table(("n", "when", "what", "release", "who", "why"), rows)
+        return
+    moves = registry.moves(store, at)
+    if as_json:
+        say_json(moves)
+    else:
+        rows = [(to_iso(m.at_us), m.address, m.source or "-", m.target or "-", m.actor, m.reason) for m in moves]
+        say_table(("when", "alias", "from", "to", "who", "why"), rows)
+
+
+@click.command()
+@click.argument("address")
+@click.argument("to")
+@click.option("--why", default="", help="The reason, for whoever reads the history.")
+@common
+@with_store
+def alias(store: Store, address: str, to: str, why: str, as_json: bool) -> None:
+    """Point an alias (kind:name@alias) to a version."""
+    from andon.operations import moving
+
+    move = moving.alias(address, to, why=why, store=store)
+    if as_json:
+        say_json(move)
+    else:
+        click.echo(f"{move.address}: {move.source or 'nothing'} -> {move.target}")
+
+
+@click.command()
+@click.argument("address")
+@click.argument("key")
+@click.argument("value", required=False)
+@click.option("--remove", is_flag=True, help="Remove the tag.")
+@click.option("--why", default="", help="The reason.")
+@common
+@with_store
+def tag(store: Store, address: str, key: str, value: str | None, remove: bool, why: str, as_json: bool) -> None:
+    """Set a tag on anything that has an address, or remove it. Every change is kept."""
+    from andon import registry
+
+    if (value is None) != remove:
+        raise click.UsageError("give a value, or --remove")
+    registry.set_tag(store, address, key, value, actor=current_actor(), reason=why)
+    tags = registry.tags_of(store, address)
+    if as_json:
+        say_json(tags)
+    else:
+        say_table(("tag", "value"), tags.items())
+
+
+def _short(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,204 @@
+"""The hands of monitoring and incidents: judge each window that is due, decide, act, and write it all down.
+
+The moves it makes outside the journal (a rollback, a training block) come first and are compare-and-swap; then verdicts, decisions and the
+cursor are one transaction. A crash in between repeats the window: the same evidence gives the same decision, and the move finds itself done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from andon import registry, releases
+from andon.core.actors import Actor
+from andon.core.addresses import Address
+from andon.core.errors import AndonError, NotFound
+from andon.core.verdicts import Verdict
+from andon.incidents.changes import changes_of
+from andon.incidents.decide import decide, fold
+from andon.incidents.journal import state_of, write_in
+from andon.incidents.records import (
+    Action,
+    BlockTraining,
+    Finding,
+    IncidentPolicy,
+    Nothing,
+    Observation,
+    OpenIncident,
+    Rollback,
+    TriageEvidence,
+    UnblockTraining,
+)
+from andon.incidents.triage import triage
+from andon.monitoring.served import Replay
+from andon.monitoring.watching import Judged, Watcher, WatchState
+from andon.store import Store, leases
+
+ACTOR = Actor("controller", "incidents")
+LEASE_US = 30_000_000
+
+
+class IncidentController:
+    """Watches every service that has a production release. One instance a process; any number of processes, by lease one acts."""
+
+    name = "incidents"
+
+    def __init__(self, replay: Replay) -> None:
+        self.watcher = Watcher(replay)
+
+    def tick(self, store: Store) -> bool:
+        """Judge one due window of every service; whether there was any."""
+        services = [entry.name for entry in registry.entries(store, "release")]
+        return any([self.step(store, service) is not None for service in services])
+
+    def step(self, store: Store, service: str) -> Judged | None:
+        """Judge the next due window of a service and act on it, or None when none is due. Raises ``LeaseHeld`` when another does."""
+        holder, now_us = store.ids.new() if not hasattr(self, "_holder") else self._holder, store.clock.now_us()
+        self._holder = holder
+        store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", holder, now_us=now_us, for_us=LEASE_US))
+        with store.ledger.read() as connection:
+            cursor = leases.read_cursor(connection, f"watch:{service}")
+        state = WatchState() if cursor.state is None else msgspec.convert(cursor.state, WatchState)
+        judged = self.watcher.judge_next(store, service, state)
+        if judged is None:
+            return None
+        verdicts = tuple(msgspec.structs.replace(verdict, id=store.ids.new()) for verdict in judged.verdicts)
+        judged = msgspec.structs.replace(judged, verdicts=verdicts)
+        actions, finding = self._decide(store, service, judged)
+        actions = [self._act(store, service, action) for action in actions]
+
+        def work(connection: Connection) -> None:
+            now = store.clock.now_us()
+            leases.move_cursor(
+                connection, f"watch:{service}", msgspec.to_builtins(judged.state), expected=cursor.revision, now_us=now
+            )
+            registry.record_verdicts_in(connection, verdicts)
+            write_in(connection, service, actions, now_us=now, actor=ACTOR, finding=finding, verdicts=verdicts)
+
+        store.ledger.write(work)
+        return judged
+
+    def pull(self, store: Store, service: str, *, actor: Actor, why: str) -> str:
+        """Open an incident by hand and triage it at once; returns its address. Raises ``NotFound`` when nothing is in production."""
+        release = releases.service_state(store, service).current()
+        if release is None:
+            raise NotFound("nothing is in production under that name", address=str(Address("service", service)))
+        with store.ledger.read() as connection:
+            cursor = leases.read_cursor(connection, f"watch:{service}")
+        watched = WatchState() if cursor.state is None else msgspec.convert(cursor.state, WatchState)
+        finding, verdicts = self._by_hand(store, service, release, watched)
+        at_us = watched.next_us or store.clock.now_us()
+        state = state_of(store, service)
+        opened = OpenIncident(
+            at_us=at_us,
+            why=f"{why} (triage: {finding.message})",
+            incident=f"{state.service}-{state.opened + 1}",
+            cause=finding.cause,
+            advice=finding.advice,
+            onset_us=finding.onset_us or at_us,
+            release=release,
+            suspects=finding.suspects,
+            checks=("cord",),
+        )
+        now_us = store.clock.now_us()
+        store.ledger.write(
+            lambda c: write_in(c, service, [opened], now_us=now_us, actor=actor, finding=finding, verdicts=verdicts, reason=why)
+        )
+        return str(Address("incident", opened.incident))
+
+    def _by_hand(self, store: Store, service: str, release: str, watched: WatchState) -> tuple[Finding, Sequence[Verdict]]:
+        subject = str(Address("service", service))
+        recent = registry.verdicts_on(store, subject, limit=200)
+        newest: dict[str, Verdict] = {}
+        for verdict in recent:
+            newest.setdefault(verdict.check, verdict)
+        if watched.next_us is None:
+            message = "no window has been judged yet"
+            return Finding(subject=subject, release=release, cause="unknown", advice="wait", message=message, onset_us=0), ()
+        from andon.monitoring.served import policy_of, served_frame
+        from andon.monitoring.watching import HISTORY_US
+
+        policy = policy_of(store, service)
+        try:
+            known = self.watcher.born(store, release, policy)
+        except NotFound as error:
+            return Finding(subject=subject, release=release, cause="unknown", advice="wait", message=error.message, onset_us=0), ()
+        served = served_frame(store, known.manifest, watched.next_us - HISTORY_US, watched.next_us, watched.next_us)
+        judged = Judged(
+            at_us=watched.next_us,
+            release=release,
+            verdicts=tuple(newest.values()),
+            state=watched,
+            policy=policy,
+            born=known,
+            served=served,
+        )
+        return self._triage(store, service, judged, judged.verdicts), judged.verdicts
+
+    def _decide(self, store: Store, service: str, judged: Judged) -> tuple[list[Action], Finding | None]:
+        state, policy = state_of(store, service), incident_policy(store, service)
+        observation = Observation(at_us=judged.at_us, release=judged.release, verdicts=judged.verdicts)
+        actions = list(decide(state, observation, policy))
+        if not any(type(action).__name__ == "AskTriage" for action in actions) or judged.born is None:
+            return actions, None
+        since = min((incident.onset_us for incident in state.open), default=judged.at_us)
+        earlier = registry.verdicts_on(store, Address("service", service), statuses=("fail",), start_us=since, limit=200)
+        finding = self._triage(store, service, judged, (*judged.verdicts, *earlier))
+        answer = decide(fold(state, actions), msgspec.structs.replace(observation, finding=finding), policy)
+        return [*actions, *answer], finding
+
+    def _triage(self, store: Store, service: str, judged: Judged, verdicts: tuple[Verdict, ...]) -> Finding:
+        assert judged.born is not None
+        assert judged.served is not None
+        known = judged.born
+        return triage(
+            TriageEvidence(
+                subject=str(Address("service", service)),
+                release=judged.release,
+                served=judged.served,
+                verdicts=verdicts,
+                profile=known.profile,
+                expected=known.expected,
+                quality=judged.state.quality,
+                comparison=judged.state.comparison,
+                policy=judged.policy,
+                changes=changes_of(store, service),
+                predict=lambda columns: self.watcher.replay(known.manifest, columns),
+            )
+        )
+
+    def _act(self, store: Store, service: str, action: Action) -> Action:
+        """Carry an action out; what cannot be done becomes a ``Nothing`` that says why."""
+        try:
+            if isinstance(action, Rollback):
+                releases.rollback(
+                    store,
+                    service,
+                    to=action.to,
+                    actor=ACTOR,
+                    reason=f"incident:{action.incident}: {action.why}",
+                    event_us=action.at_us,
+                    expected=action.release,
+                )
+            elif isinstance(action, BlockTraining):
+                releases.block_training(
+                    store, service, actor=ACTOR, reason=action.why, since_us=action.at_us, incident=action.incident
+                )
+            elif isinstance(action, UnblockTraining):
+                releases.allow_training(store, service, actor=ACTOR, reason=action.why)
+        except AndonError as error:
+            if isinstance(action, Rollback) and releases.service_state(store, service).current() == action.to:
+                return action  # done before a crash, or by a person a moment ago
+            why = f"could not {type(action).__name__.lower()}: {error.message}"
+            return Nothing(at_us=action.at_us, why=why, inputs=action.inputs, incident=getattr(action, "incident", ""))
+        return action
+
+
+def incident_policy(store: Store, service: str) -> IncidentPolicy:
+    """``policy:incident/SERVICE`` if it is registered, else the defaults."""
+    try:
+        return registry.manifest_of(registry.get(store, f"policy:incident/{service}"), IncidentPolicy)
+    except NotFound:
+        return IncidentPolicy()

@@ -1,0 +1,241 @@
+"""One test, one feature, one window: is this input broken? Each returns a :class:`Finding` or nothing to say.
+
+Two kinds of threshold. Rare-event tests (jump, spread, frozen, relation, soft laws) compare a tail probability with ``alpha``, the share
+of the yearly false-alarm budget that one test of one window gets. Impossibility tests (strict laws, unseen values, nulls where there
+were none, out of range) fail on a share of rows that training rules out; season cannot trigger them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from andon.core.verdicts import Status
+from andon.monitoring.laws import CalendarLaw, ClockLaw, broken, encode
+from andon.monitoring.profiles import NumberProfile, Profile, Relation, baseline, day_statistics, longest_runs, partner_moves
+from andon.monitoring.records import Array, Floats, Frame, Policy
+from andon.monitoring.tails import binomial_tail, both
+
+SHARE = 0.1
+"""Share of a window's rows (and at least two) that must be impossible before the feature, not the row, is at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one test says of one feature: ``value`` in ``unit`` of the test, ``p`` where it is a tail probability."""
+
+    feature: str
+    test: str
+    status: Status
+    value: float
+    p: float
+    message: str
+    n: int
+
+
+def _rare(p: float, alpha: float) -> Status:
+    """Rarer than the budget allows for: fail. Rarer than one day in a thousand: worth a look, no page."""
+    return "fail" if p <= alpha else "warn" if p <= 1e-3 else "pass"
+
+
+def _share(bad: Array, n: int) -> Status:
+    count = int(np.sum(bad))
+    return "fail" if count >= 2 and count >= SHARE * n else "warn" if count else "pass"
+
+
+def schema(name: str, rows: Frame, wanted: str) -> Finding:
+    """The column is there and of training's kind (a column that is null throughout has no kind)."""
+    column = rows.inputs.get(name)
+    if column is None:
+        return Finding(name, "schema", "fail", 1.0, 0.0, "the input is not sent any more", len(rows))
+    kind = "text" if column.dtype.kind == "O" else "number"
+    empty = kind == "number" and not np.isfinite(column).any()
+    if kind != wanted and not empty:
+        return Finding(name, "schema", "fail", 1.0, 0.0, f"{kind} was sent, training had {wanted}", len(rows))
+    return Finding(name, "schema", "pass", 0.0, 1.0, "", len(rows))
+
+
+def nulls(name: str, column: Array, profile: Profile, alpha: float) -> Finding:
+    """More nulls than training had: the share exceeds both a tenth and training's share, beyond chance."""
+    bad = int(np.sum(encode(column)[0] < 0))
+    n, usual = len(column), profile.null_share.get(name, 0.0)
+    p = binomial_tail(bad, n, max(usual, 0.5 / max(1, n))) if bad else 1.0
+    over = bad >= 2 and bad / n >= max(SHARE, 2 * usual)
+    status: Status = "fail" if over and p <= alpha else "warn" if bad and usual == 0.0 else "pass"
+    return Finding(name, "nulls", status, bad / n if n else 0.0, p, f"{bad} of {n} are null; {usual:.1%} in training", n)
+
+
+def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Finding:
+    """Values never seen in training, beyond the share that Good and Turing lead one to expect; outside declared bounds."""
+    n = len(column)
+    low, high = policy.bounds.get(name, (None, None))
+    numbers = column if column.dtype.kind != "O" else np.full(n, np.nan)
+    bad = (numbers < (-np.inf if low is None else low)) | (numbers > (np.inf if high is None else high))
+    if bad.any():
+        return Finding(
+            name, "unseen", _share(bad, n), float(bad.mean()), 0.0, f"{int(bad.sum())} of {n} are outside the declared bounds", n
+        )
+    if name in profile.values:
+        known = profile.values[name]
+        bad = np.array([value is not None and value == value and value not in known for value in column.tolist()], dtype=bool)
+        p = binomial_tail(int(bad.sum()), n, profile.missing_mass[name]) if bad.any() else 1.0
+        status = _share(bad, n) if p < 0.01 else "pass"
+        # a calendar feature that the month dictates meets new months; a text of many values meets new values: both are seasons
+        law = profile.clock_laws.get(name)
+        if status == "fail" and law is not None and law.clock in ("month", "day of month"):
+            status = "warn"
+        if status == "fail" and name in profile.calendar and law is None and name not in profile.calendar_laws:
+            status = "warn"
+        sample = sorted({str(value) for value, is_bad in zip(column.tolist(), bad.tolist(), strict=True) if is_bad})[:3]
+        return Finding(name, "unseen", status, float(bad.mean()), p, f"{int(bad.sum())} of {n} were never seen in training {sample}", n)
+    number = profile.numbers.get(name)
+    if number is None:
+        return Finding(name, "unseen", "pass", 0.0, 1.0, "", n)
+    span = max(number.high - number.low, number.scale)
+    bad = (column < number.low - span) | (column > number.high + span)
+    message = f"{int(bad.sum())} of {n} are more than a whole range outside training's {number.low:g} to {number.high:g}"
+    return Finding(name, "unseen", _share(bad, n), float(bad.mean()), 0.0 if bad.any() else 1.0, message, n)
+
+
+def clock_law(law: ClockLaw, rows: Frame, history: tuple[int, ...], alpha: float) -> tuple[Finding, int]:
+    """The clock no longer dictates the feature (a shifted time zone, a stuck calendar flag)."""
+    return _law(law, "clock", law.expected(rows.event_us), rows, history, alpha, f"the {law.clock}")
+
+
+def calendar_law(law: CalendarLaw, rows: Frame, history: tuple[int, ...], alpha: float) -> tuple[Finding, int]:
+    """The other calendar features no longer dictate this one."""
+    return _law(law, "calendar", law.expected(rows), rows, history, alpha, ", ".join(law.given) + " and the weekday")
+
+
+def _law(
+    law: ClockLaw | CalendarLaw, test: str, expected: list[float | str | None], rows: Frame, history: tuple[int, ...], alpha: float, by: str
+) -> tuple[Finding, int]:
+    bad = broken(expected, rows.inputs[law.feature])
+    testable = sum(value is not None for value in expected)
+    share = float(bad.sum()) / testable if testable else 0.0
+    offence = int(testable >= 2 and share >= 0.5)
+    days = [*history[-6:], offence]
+    p = binomial_tail(sum(days), len(days), (law.exceptions + 1) / (law.days + 2))
+    strict = law.exceptions == 0
+    status: Status = "fail" if offence and (strict or p <= alpha) else "warn" if offence or (bad.any() and strict) else "pass"
+    message = f"{int(bad.sum())} of {testable} differ from what {by} dictated on {law.days - law.exceptions} of {law.days} training days"
+    return Finding(law.feature, test, status, share, p, message, testable), offence
+
+
+def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: float, p_level: float = 1.0) -> Finding:
+    """The value stands still as it never did in training. ``served`` ends with the window and may begin before it.
+
+    Three ways to be too still: for too long; while the feature it depends on moved too often; for long *and* at an odd level
+    (``p_level``, the tail probability of the level's jump). The first and the last are Fisher-combined.
+    """
+    column = served.inputs[name]
+    window = served.event_us >= start_us
+    runs = longest_runs(served.event_us, column, profile.step)
+    inside = np.flatnonzero(window)
+    worst = int(inside[np.argmax(runs[inside])])
+    hours = float(runs[worst])
+    # a run counts if it covers at least half of this window: yesterday's fault is not today's
+    began = int(served.event_us[worst] - (hours - 1) * 3_600_000_000)
+    covered = float(np.mean((served.event_us[inside] >= began) & (inside <= worst)))
+    p = profile.runs[name].p(hours) if name in profile.runs else 1.0
+    p = min(p, both(p, p_level), _p_still(name, served, inside, profile))
+    status: Status = _rare(p, alpha) if covered >= 0.5 else "pass"
+    longest = max(profile.runs[name].above, default=0.0) if name in profile.runs else 0.0
+    if profile.kinds[name] == "category" and hours < 2 * longest:
+        # categories rest by nature (a dry month is all clear sky), and longer in some seasons than in others
+        status = "pass"
+    message = f"stood at {column[worst]} for {hours:.0f} h; {longest:.0f} h was the longest in training"
+    if status == "fail" and hours < 48 and column.dtype.kind != "O" and float(column[worst]) in profile.ends.get(name, ()):
+        status, message = "warn", message + "; it is an end of the range where it is known to rest"
+    if status == "fail" and _partner_rests(name, served, inside, profile):
+        status, message = "warn", message + "; the feature it depends on stands still too, and they agree"
+    return Finding(name, "frozen", status, hours, p, message, int(window.sum()))
+
+
+def _p_still(name: str, served: Frame, inside: Array, profile: Profile) -> float:
+    law = profile.relations.get(name)
+    partner = None if law is None else served.inputs.get(law.partner)
+    if law is None or partner is None or partner.dtype.kind == "O":
+        return 1.0
+    return profile.stillness[name].p(float(partner_moves(served, law)[inside].max()))
+
+
+def _partner_rests(name: str, served: Frame, inside: Array, profile: Profile) -> bool:
+    relation = profile.relations.get(name)
+    partner = None if relation is None else served.inputs.get(relation.partner)
+    if relation is None or partner is None or partner.dtype.kind == "O":
+        return False
+    chosen = partner[inside]
+    expected = relation.expect(chosen)
+    if not np.isfinite(expected).any():
+        return False
+    moves = float(np.nanmax(expected) - np.nanmin(expected))
+    off = float(np.nanmean(np.abs(served.inputs[name][inside] - expected)))
+    return moves <= relation.scale and off <= 3 * relation.scale
+
+
+def jump(
+    name: str, column: Floats, event_us: Array, number: NumberProfile, recent: tuple[float, ...], alpha: float
+) -> tuple[list[Finding], float]:
+    """The level or the spread jumped against last week's like hours (another unit, an offset, noise); and the level, for the state."""
+    residual = (column - number.like.expect_by_day(event_us)) / number.scale
+    centre, _ = day_statistics(event_us, residual)
+    centre = centre[np.isfinite(centre)]
+    if not len(centre):
+        return [], float("nan")
+    level = float(np.median(centre))
+    spread = float(np.nanmean(day_statistics(event_us, residual)[1])) if np.isfinite(residual).sum() > 3 else 0.0
+    moved = abs(level - baseline(recent)) if len(recent) else 0.0
+    p_jump, p_spread = number.shift.p(moved), number.spread.p(spread)
+    n = int(np.isfinite(column).sum())
+    found = [
+        Finding(name, "jump", _rare(p_jump, alpha), moved, p_jump, f"level moved {moved:.1f} scales from last week's like hours", n),
+        Finding(name, "spread", _rare(p_spread, alpha), spread, p_spread, f"spread is {spread:.1f} x its usual scale", n),
+    ]
+    return found, level
+
+
+def relation(law: Relation, rows: Frame, alpha: float) -> Finding | None:
+    """A feature no longer agrees with the one that explained it."""
+    partner = rows.inputs.get(law.partner)
+    column = rows.inputs[law.feature]
+    if partner is None or partner.dtype.kind == "O" or column.dtype.kind == "O":
+        return None
+    # median over rows: one odd hour is not a fault
+    residual = np.abs(column - law.expect(partner)) / law.scale
+    if not np.isfinite(residual).any():
+        return None
+    value = float(np.nanmedian(residual))
+    p = law.residual.p(value)
+    # a relation of 99.9 % is broken by very little: ask for a difference that a reader of the feature would see as well
+    status = _rare(p, alpha) if value * law.scale >= 0.5 * law.spread else "pass"
+    return Finding(
+        law.feature, "relation", status, value, p, f"is {value:.1f} scales off what {law.partner} implies", int(np.isfinite(residual).sum())
+    )
+
+
+def volume(rows: Frame, window_us: tuple[int, int], profile: Profile) -> Finding:
+    """Fewer or more rows than like hours had: the world's doing as much as the pipeline's, so it fails only when most are missing."""
+    steps = np.arange(window_us[0], window_us[1], profile.step, dtype=np.int64)
+    expected = float(np.sum(profile.volume.expect(steps))) if profile.volume.n else 0.0
+    n = len(rows)
+    ratio = n / expected if expected > 0 else 1.0
+    status: Status = "fail" if expected >= 4 and ratio < 0.25 else "warn" if expected >= 4 and not 0.75 < ratio < 4 else "pass"
+    return Finding("rows", "volume", status, ratio, 1.0, f"{n} rows; like hours of training had {expected:.0f}", n)
+
+
+def staleness(rows: Frame, profile: Profile, policy: Policy, alpha: float) -> Finding | None:
+    """The inputs are old: event time less source time against training's. ``None`` where no source time is sent."""
+    if rows.source_us is None or not (rows.source_us >= 0).any():
+        return None
+    age = (rows.event_us - rows.source_us)[rows.source_us >= 0].astype(np.float64)
+    value = float(np.median(age))
+    hours = value / 3_600_000_000
+    if policy.max_age_us is not None and value > policy.max_age_us:
+        return Finding("source time", "staleness", "fail", hours, 0.0, f"inputs are {hours:.1f} h old", len(age))
+    if profile.age_limit_us is None:
+        return None
+    limit = max(2 * profile.age_limit_us, profile.age_limit_us + 4 * profile.step)
+    status: Status = "fail" if value > limit and profile.age_us.p(value) <= max(alpha, 0.01) else "pass"
+    return Finding("source time", "staleness", status, hours, profile.age_us.p(value), f"inputs are {hours:.1f} h old", len(age))

@@ -1,0 +1,147 @@
+"""From what the ledger and the logs keep to what the checks look at: frames of served rows, and a release's reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from andon import datasets, registry
+from andon.core.errors import AndonError, NotFound
+from andon.monitoring.importance import permutation_importance
+from andon.monitoring.profiles import Profile
+from andon.monitoring.quality import Expectations, expectations
+from andon.monitoring.records import Array, Frame, Policy, Reference, frame
+from andon.monitoring.training_data import sound
+from andon.releases import ReleaseManifest, read_scored
+from andon.store import Store
+from andon.telemetry import served_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Replay = Callable[[ReleaseManifest, Mapping[str, Array]], Array]
+"""A port: any release's predictions for request columns, exactly as production would answer them."""
+
+POLICY_PREFIX = "monitor/"
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """A release with what it was born with, computed once."""
+
+    address: str
+    manifest: ReleaseManifest
+    reference: Reference
+    profile: Profile
+    expected: Expectations
+
+
+def served_frame(store: Store, manifest: ReleaseManifest, start_us: int, end_us: int, known_by_us: int) -> Frame:
+    """The rows that a service answered in production with ``start_us <= event time < end_us``, with labels known by ``known_by_us``."""
+    table = served_rows(store, manifest.service, start_us, end_us, known_by_us=known_by_us)
+    names = [column.name for column in manifest.signature.inputs]
+    inputs = {name: _values(table, f"input.{name}") for name in names}
+    return frame(
+        _instants(table, "event_time"),
+        inputs,
+        prediction=_numbers(table, f"output.{manifest.signature.outputs[0].name}"),
+        label=_numbers(table, "label"),
+        release=_values(table, "release"),
+        request_id=_values(table, "request_id"),
+    )
+
+
+def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
+    """A release's reference: its training snapshot and its gate's examples, as it answered them itself.
+
+    Raises ``NotFound`` naming what was not pinned (training data, evaluation, label or event time), since there is then nothing to judge
+    production against.
+    """
+    version = registry.get(store, address)
+    manifest = registry.manifest_of(version, ReleaseManifest)
+    label, event_time = manifest.settings.get("label"), manifest.settings.get("event_time")
+    for what, there in (("training data", manifest.data), ("evaluation", manifest.scored), ("label", label), ("event time", event_time)):
+        if not there:
+            raise NotFound(f"this release was made without {what}, so production has nothing to be compared with", release=address)
+    gate = _gate_frame(read_scored(store, str(manifest.scored)), manifest)
+    training = _training_frame(datasets.read(store, manifest.data[0].address).table(), manifest, str(label), str(event_time))
+    training, profile = sound(training, policy)
+    importance = permutation_importance(gate, lambda columns: replay(manifest, columns), seed=0, loss=policy.loss)
+    reference = Reference(training, gate, importance)
+    return Born(str(version.address), manifest, reference, profile, expectations(reference, policy))
+
+
+def policy_of(store: Store, service: str) -> Policy:
+    """The monitors' policy of a service: ``policy:monitor/SERVICE`` if it is registered, else the defaults."""
+    try:
+        version = registry.get(store, f"policy:{POLICY_PREFIX}{service}")
+    except NotFound:
+        return Policy()
+    return registry.manifest_of(version, Policy)
+
+
+def register_monitor_policy(store: Store, service: str, policy: Policy, **who: Any) -> registry.Version:
+    """Register ``policy:monitor/SERVICE``; takes ``actor`` and ``reason``."""
+    return registry.register(store, "policy", f"{POLICY_PREFIX}{service}", policy, **who)
+
+
+def replay_or_none(replay: Replay, manifest: ReleaseManifest | None, rows: Frame) -> Array | None:
+    """What another release says to the same inputs, or None when it cannot be run on them."""
+    if manifest is None or any(column.name not in rows.inputs for column in manifest.signature.inputs):
+        return None
+    try:
+        return replay(manifest, {column.name: rows.inputs[column.name] for column in manifest.signature.inputs})
+    except AndonError:
+        return None  # its environment or model is gone: the comparison is then undecided, and says so
+
+
+def _gate_frame(table: pa.Table, manifest: ReleaseManifest) -> Frame:
+    inputs = {column.name: _values(table, f"input.{column.name}") for column in manifest.signature.inputs}
+    return frame(_instants(table, "event_time"), inputs, prediction=_numbers(table, "prediction"), label=_numbers(table, "label"))
+
+
+def _training_frame(table: pa.Table, manifest: ReleaseManifest, label: str, event_time: str) -> Frame:
+    missing = [name for name in (label, event_time) if name not in table.column_names]
+    if missing:
+        raise NotFound(f"the training snapshot has no column {missing[0]!r}", dataset=manifest.data[0].address)
+    inputs = {column.name: _values(table, column.name) for column in manifest.signature.inputs if column.name in table.column_names}
+    return frame(_instants(table, event_time), inputs, label=_numbers(table, label))
+
+
+def _instants(table: pa.Table, name: str) -> Array:
+    import pyarrow as pa
+
+    column = table[name]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", tz=column.type.tz))
+    return column.cast(pa.int64()).to_numpy()
+
+
+def _numbers(table: pa.Table, name: str) -> Array:
+    import pyarrow as pa
+
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _values(table: pa.Table, name: str) -> Array:
+    import pyarrow as pa
+
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    kind = table[name].type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return _numbers(table, name)
+    values = np.empty(table.num_rows, dtype=object)
+    values[:] = table[name].to_pylist()
+    return values
+
+
+def encode_state(state: msgspec.Struct) -> Any:
+    """A state as JSON-like values, for a cursor."""
+    return msgspec.to_builtins(state)

@@ -1,0 +1,148 @@
+"""Judging a service window by window, in event time: what is due, from what the logs hold, with the state carried along.
+
+A window is judged once a request with a later event time has been answered: its inputs at once, the quality of the newest window whose
+labels are due (``Policy.label_delay_us`` later) at the same moment. A label counts if it was known by then, so the same events always give
+the same verdicts, whatever the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+import msgspec
+import numpy as np
+
+from andon import releases
+from andon.core.addresses import Address
+from andon.core.clocks import DAY_US
+from andon.core.errors import NotFound
+from andon.core.verdicts import Verdict
+from andon.monitoring.comparison import ComparisonState, judge_comparison
+from andon.monitoring.drift import judge_drift
+from andon.monitoring.inputs import InputsState, judge_inputs
+from andon.monitoring.quality import QualityState, judge_quality
+from andon.monitoring.records import Frame, Policy
+from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_none, served_frame
+from andon.registry import get, manifest_of
+from andon.releases import ReleaseManifest
+from andon.store import Store
+from andon.telemetry import activity
+
+HISTORY_US = 28 * DAY_US
+"""How much of the log before a window is read: the season, the long runs, and what triage looks back over."""
+DIGEST_US = 7 * DAY_US
+"""How often the drift digest is written; it covers ``HISTORY_US``."""
+
+
+class WatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the monitors of one service are. ``next_us`` is the start of the next window; None before the first request."""
+
+    next_us: int | None = None
+    profile_of: str = ""
+    """Digest of the training snapshot that ``inputs`` was learned against."""
+    inputs: InputsState = InputsState()
+    quality: QualityState = QualityState()
+    comparison: ComparisonState = ComparisonState()
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """One judged window. ``born`` and ``served`` are None when the release was made without anything to compare with."""
+
+    at_us: int
+    release: str
+    verdicts: tuple[Verdict, ...]
+    state: WatchState
+    policy: Policy
+    born: Born | None = None
+    served: Frame | None = None
+
+
+class Watcher:
+    """Judges windows; keeps what releases were born with in memory, so one watcher should live as long as the process."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay = replay
+        self._born: OrderedDict[tuple[object, ...], Born] = OrderedDict()
+
+    def judge_next(self, store: Store, service: str, state: WatchState) -> Judged | None:
+        """Judge the next window that is due, or None when none is. Writes nothing."""
+        policy = policy_of(store, service)
+        if state.next_us is None:
+            first = activity(store, service).first_us
+            if first is None:
+                return None
+            state = msgspec.structs.replace(state, next_us=first // policy.window_us * policy.window_us)
+        assert state.next_us is not None
+        start, end = state.next_us, state.next_us + policy.window_us
+        last = activity(store, service).last_us
+        if last is None or last < end:
+            return None
+        return self._judge(store, service, state, (start, end), policy)
+
+    def _judge(self, store: Store, service: str, state: WatchState, window: tuple[int, int], policy: Policy) -> Judged:
+        began = time.perf_counter()
+        start, end = window
+        live = _live(store, service, end)
+        subject = str(Address("service", service))
+        moved_on = msgspec.structs.replace(state, next_us=end)
+        if live is None:
+            return Judged(at_us=end, release="", verdicts=(), state=moved_on, policy=policy)
+        try:
+            known = self.born(store, live, policy)
+        except NotFound as error:
+            message = error.message
+            verdict = Verdict(subject=subject, check="live-quality", status="undecided", message=message, at_us=end, window_us=window)
+            return Judged(at_us=end, release=live, verdicts=(verdict,), state=moved_on, policy=policy)
+        served = served_frame(store, known.manifest, start - HISTORY_US, end, end)
+        verdicts, after = self._checks(store, known, state, served, window, subject, policy)
+        elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, len(verdicts))
+        stamped = tuple(msgspec.structs.replace(verdict, at_us=end, duration_ms=elapsed_ms) for verdict in verdicts)
+        after = msgspec.structs.replace(after, next_us=end)
+        return Judged(at_us=end, release=live, verdicts=stamped, state=after, policy=policy, born=known, served=served)
+
+    def _checks(
+        self, store: Store, known: Born, state: WatchState, served: Frame, window: tuple[int, int], subject: str, policy: Policy
+    ) -> tuple[list[Verdict], WatchState]:
+        snapshot = known.manifest.data[0].digest
+        inputs = state.inputs if state.profile_of == snapshot else InputsState()
+        input_verdicts, inputs = judge_inputs(known.profile, inputs, served, window, subject=subject, policy=policy)
+        verdicts = list(input_verdicts)
+        due = policy.matured(window[1])
+        labelled = (due - policy.window_us, due)
+        quality_verdict, quality = judge_quality(
+            known.expected, state.quality, served.between(0, due), labelled, subject=subject, release=known.address, policy=policy
+        )
+        rows = served.between(*labelled)
+        previous = releases.rollback_target(store, known.manifest.service) or ""
+        other = manifest_of(get(store, previous), ReleaseManifest) if previous else None
+        answers = replay_or_none(self.replay, other, rows) if len(rows) and np.isfinite(rows.label).any() else None
+        comparison_verdict, comparison = judge_comparison(
+            state.comparison, rows, answers, labelled, subject=subject, release=known.address, previous=previous, policy=policy
+        )
+        verdicts += [quality_verdict, comparison_verdict]
+        if window[1] // policy.window_us * policy.window_us % DIGEST_US < policy.window_us:
+            span = (window[1] - HISTORY_US, window[1])
+            reference = known.reference
+            verdicts.append(
+                judge_drift(known.profile, reference.training, reference.importance, served, span, subject=subject, policy=policy)
+            )
+        after = WatchState(profile_of=snapshot, inputs=inputs, quality=quality, comparison=comparison)
+        return verdicts, after
+
+    def born(self, store: Store, release: str, policy: Policy) -> Born:
+        """What a release was born with, computed on first use. Raises ``NotFound`` when it was made without."""
+        key = (release, policy.window_us, policy.period_us, policy.loss)
+        if key not in self._born:
+            self._born[key] = born(store, release, policy, self.replay)
+            while len(self._born) > 4:
+                self._born.popitem(last=False)
+        return self._born[key]
+
+
+def _live(store: Store, service: str, at_us: int) -> str | None:
+    """The release in production at an event time: by the moves that say when they happened, else the one that holds it now."""
+    turns = [turn for turn in releases.turns(store, service) if turn.channel == releases.PRODUCTION]
+    earlier = [turn for turn in turns if turn.event_us is None or turn.event_us <= at_us]
+    chosen = earlier[-1:] or turns[:1]
+    return chosen[0].release if chosen else None

@@ -1,0 +1,101 @@
+"""Deploying and going back, as every face offers it: the domain's verbs with the default store and the current person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from andon import registry, releases
+from andon.core.actors import Actor, current_actor
+from andon.core.addresses import Address
+from andon.core.clocks import to_us
+from andon.core.errors import InvalidInput
+from andon.operations.session import current_store
+from andon.releases import ANY_HOLDER, Moved
+from andon.store import Store
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def deploy(
+    release: str | Address,
+    *,
+    channel: str = releases.PRODUCTION,
+    why: str = "",
+    event_time: str | int | None = None,
+    expected: Any = ANY_HOLDER,
+    store: Store | None = None,
+    actor: Actor | None = None,
+) -> Moved:
+    """Give a service's channel to a release. Serving follows within a moment and drops nothing.
+
+    ``event_time`` is when this happened in the data's own time (for replays). Raises ``GateRefused``, ``GateUndecided``, ``Forbidden``,
+    ``NotFound`` or ``AliasMoved``; nothing has moved then.
+    """
+    store = store or current_store()
+    at = registry.resolve(store, Address.parse(release, kind="release"))
+    event_us = None if event_time is None else to_us(event_time, field="event_time")
+    return releases.deploy(store, at, channel=channel, actor=actor or current_actor(), reason=why, event_us=event_us, expected=expected)
+
+
+def rollback(
+    service: str | Address,
+    *,
+    why: str,
+    only: Sequence[releases.Component] = (),
+    to: str | Address | None = None,
+    channel: str = releases.PRODUCTION,
+    event_time: str | int | None = None,
+    expected: Any = ANY_HOLDER,
+    store: Store | None = None,
+    actor: Actor | None = None,
+) -> Moved:
+    """Put the last good release of a service back: an alias flip. With ``only``, just those components.
+
+    Raises ``NotFound`` when there is nothing to go back to, ``Incompatible``, ``InvalidInput`` or ``AliasMoved``.
+    """
+    at = Address.parse(service, kind="service")
+    return releases.rollback(
+        store or current_store(),
+        at.name,
+        only=only,
+        to=to,
+        channel=at.alias or channel,
+        actor=actor or current_actor(),
+        reason=why,
+        event_us=None if event_time is None else to_us(event_time, field="event_time"),
+        expected=expected,
+    )
+
+
+def waive(release: str | Address, *, why: str, lasting: str = "7d", store: Store | None = None, actor: Actor | None = None) -> str:
+    """Let a refused or rejected release be deployed for a while (``12h``, ``7d``); returns the waiver's id. Only a person may."""
+    store = store or current_store()
+    at = registry.resolve(store, Address.parse(release, kind="release"))
+    return releases.waive(store, at, for_s=seconds(lasting), actor=actor or current_actor(), reason=why)
+
+
+def alias(
+    address: str | Address, to: str | Address, *, why: str = "", store: Store | None = None, actor: Actor | None = None
+) -> registry.Move:
+    """Point ``kind:name@alias`` to a version. A service's channels move by ``deploy`` and ``rollback``, which know the rules."""
+    at = Address.parse(address)
+    if at.kind == "service":
+        raise InvalidInput("a channel moves by deploying or rolling back", field="address", next_step=f"andon deploy {to}")
+    return registry.move_alias(store or current_store(), at, to, actor=actor or current_actor(), reason=why)
+
+
+def seconds(text: str) -> float:
+    """Seconds from ``90s``, ``15m``, ``12h``, ``7d`` or ``2w``. Raises ``InvalidInput``.
+
+    >>> seconds("12h")
+    43200.0
+    """
+    unit = _UNITS_S.get(text[-1:])
+    try:
+        number = float(text[:-1])
+    except ValueError:
+        number = -1.0
+    if unit is None or not 0 < number < 1e6:
+        raise InvalidInput("a duration is a number and a unit: 90s, 15m, 12h, 7d or 2w", field="duration", got=text[:40])
+    return number * unit

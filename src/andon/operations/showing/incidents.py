@@ -1,0 +1,251 @@
+"""Incidents as pages: each is the fold over the events of its stream. An event of a kind not known here is shown, never tripped over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from andon.core.addresses import Address
+from andon.core.clocks import to_iso
+from andon.core.errors import AndonError, NotFound
+from andon.core.verdicts import Evidence, Verdict
+from andon.operations.showing.records import ActionRow, IncidentRow, IncidentView, Light, TimelineRow
+from andon.registry import get_verdict, verdicts_on
+from andon.releases import rollback_target
+from andon.store import Store, streams
+from andon.store import schema as s
+
+CLOSING = frozenset({"resolve", "resolved", "close", "closed"})
+CAUSES = {
+    "release": "a bad release",
+    "upstream": "an upstream data fault",
+    "world": "the world has changed",
+    "unknown": "not known yet",
+}
+ADVICE = {
+    "rollback": "Roll back to the last good release",
+    "fix-upstream": "Block training and fix the upstream data; a rollback would not help",
+    "retrain": "Retrain through the gate; a rollback would not help",
+    "wait": "Wait: there is too little evidence to act on",
+}
+SAID = {
+    "open": "opened",
+    "opened": "opened",
+    "cord": "cord pulled",
+    "ask-triage": "triage asked",
+    "triaged": "triaged",
+    "finding": "triaged",
+    "escalate": "cause reconsidered",
+    "block-training": "training blocked",
+    "unblock-training": "training allowed",
+    "rollback": "rolled back",
+    "recommend-retrain": "retrain recommended",
+    "watched": "watched",
+    "nothing": "nothing done",
+    "note": "note",
+    "resolve": "resolved",
+    "resolved": "resolved",
+    "close": "closed",
+    "closed": "closed",
+}
+
+
+def incident_ids(store: Store, limit: int = 500) -> list[str]:
+    """Ids of incidents, newest first."""
+    query = select(s.events.c.stream).where(s.events.c.stream.startswith("incident:"), s.events.c.n == 1)
+    with store.ledger.read() as connection:
+        found = connection.execute(query.order_by(s.events.c.at_us.desc(), s.events.c.stream.desc()).limit(limit)).scalars()
+        return [stream.removeprefix("incident:") for stream in found]
+
+
+def incident_rows(store: Store, *, service: str | None = None, limit: int = 200) -> tuple[IncidentRow, ...]:
+    """Incidents, open ones first and then newest first."""
+    ids = incident_ids(store, limit)
+    with store.ledger.read() as connection:
+        rows = [_row(id_, streams.read(connection, f"incident:{id_}")) for id_ in ids]
+    mine = [row for row in rows if service is None or row.service == service]
+    return tuple(sorted(mine, key=lambda row: row.closed_us is not None))
+
+
+def _facts(events: list[streams.Event]) -> dict[str, Any]:
+    """What the events say together: later ones win; a finding counts as said by its event, whether nested or the body itself."""
+    facts: dict[str, Any] = {}
+    for event in events:
+        finding = event.body.get("finding")
+        for said in (event.body, finding if isinstance(finding, dict) else {}):
+            facts |= {key: value for key, value in said.items() if value not in (None, "", [], {}) or key not in facts}
+    return facts
+
+
+def _service_of(facts: dict[str, Any]) -> str:
+    named = str(facts.get("service") or facts.get("subject") or "")
+    name = named.removeprefix("service:").partition("@")[0]
+    return name or str(facts.get("release", "")).removeprefix("release:").partition("@")[0]
+
+
+def _row(id_: str, events: list[streams.Event]) -> IncidentRow:
+    facts = _facts(events)
+    first = events[0]
+    closed = next((event for event in reversed(events) if event.type in CLOSING), None)
+    service, cause, advice = _service_of(facts), str(facts.get("cause") or ""), str(facts.get("advice") or "")
+    said = str(facts.get("title") or facts.get("message") or facts.get("why") or first.reason or "opened without a reason")
+    light: Light = "grey" if closed else "yellow" if cause == "unknown" else "red"
+    return IncidentRow(
+        id=id_,
+        address=f"incident:{id_}",
+        service=service,
+        title=said,
+        status="resolved" if closed else "open",
+        light=light,
+        cause=CAUSES.get(cause, cause),
+        recommendation=ADVICE.get(advice, advice),
+        opened_us=first.at_us,
+        opened_event_us=first.event_us if first.event_us is not None else facts.get("opened_us"),
+        closed_us=None if closed is None else closed.at_us,
+        opened_by=first.actor,
+    )
+
+
+def incident_view(store: Store, address: str | Address) -> IncidentView:
+    """One incident, whole. Raises ``NotFound``."""
+    at = Address.parse(address, kind="incident")
+    with store.ledger.read() as connection:
+        events = streams.read(connection, str(at))
+    if not events:
+        raise NotFound(address=str(at), next_step="open /incidents, or run `andon ls incident`, to see what there is")
+    facts = _facts(events)
+    row = _row(at.name, events)
+    return IncidentView(
+        incident=row,
+        timeline=tuple(_timeline(event) for event in events),
+        changed=tuple(_change(change) for change in facts.get("changed") or ()),
+        worst_slice=_slice(facts.get("worst_slice")),
+        counterfactual=_counterfactual(facts),
+        cause=row.cause,
+        why=str(facts.get("message") or facts.get("why") or ""),
+        evidence=_tables(facts.get("evidence")),
+        verdicts=_verdicts(store, row, facts),
+        actions=_actions(store, row, facts, events),
+        finding=facts.get("finding") or {key: facts[key] for key in ("cause", "advice", "message") if key in facts},
+    )
+
+
+def _timeline(event: streams.Event) -> TimelineRow:
+    said = event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason
+    moved = " → ".join(str(event.body[key]) for key in ("release", "to") if event.body.get(key)) if event.type == "rollback" else ""
+    text = ": ".join(part for part in (SAID.get(event.type, event.type), moved, str(said or "")) if part)
+    return TimelineRow(
+        n=event.n,
+        type=event.type,
+        text=text,
+        at_us=event.at_us,
+        event_us=event.event_us if event.event_us is not None else event.body.get("at_us"),
+        actor=event.actor,
+        reason=event.reason,
+        body=event.body,
+    )
+
+
+def _change(change: Any) -> str:
+    if not isinstance(change, dict):
+        return str(change)
+    at_us, parts = change.get("at_us"), ", ".join(map(str, change.get("components") or ()))
+    when = f"{to_iso(at_us)}: " if isinstance(at_us, int) else ""
+    moved = " → ".join(str(change[key]) for key in ("before", "after") if change.get(key))
+    said = f"{when}{change.get('subject', '')} {change.get('kind', '')} {moved}".strip()
+    return f"{said} (changes {parts})" if parts else said
+
+
+def _slice(found: Any) -> str:
+    if not isinstance(found, dict) or not found.get("slice"):
+        return str(found or "")
+    value = found.get("value")
+    measured = f": {value:.2f} × expected loss" if isinstance(value, int | float) else ""
+    return f"{found['slice']}{measured} ({found.get('n', 0)} labels)"
+
+
+def _counterfactual(facts: dict[str, Any]) -> str:
+    ratio = facts.get("replay_ratio")
+    if not isinstance(ratio, int | float):
+        return ""
+    interval = facts.get("replay_interval") or {}
+    low, high = interval.get("low"), interval.get("high")
+    bounds = f" (95 % interval {low:.2f} to {high:.2f})" if isinstance(low, int | float) and isinstance(high, int | float) else ""
+    better = "clearly better: a rollback helps" if facts.get("advice") == "rollback" else "not clearly better: a rollback would not help"
+    return f"On the same requests, the last good release has {ratio:.2f} × the loss of the live one{bounds}. It would have been {better}."
+
+
+def _tables(found: Any) -> tuple[Evidence, ...]:
+    tables = []
+    for table in found if isinstance(found, list) else []:
+        if isinstance(table, dict) and table.get("columns"):
+            rows = tuple(tuple(row) for row in table.get("rows") or ())
+            tables.append(Evidence(str(table.get("title", "")), tuple(map(str, table["columns"])), rows))
+    return tuple(tables)
+
+
+def _verdicts(store: Store, row: IncidentRow, facts: dict[str, Any]) -> tuple[Verdict, ...]:
+    """The verdicts that the events name, else the failed ones on the service around the opening."""
+    named = [str(name) for name in facts.get("verdicts") or ()]
+    if named:
+        found = []
+        for name in named[:40]:
+            try:
+                found.append(get_verdict(store, name if name.startswith("verdict:") else f"verdict:{name}"))
+            except AndonError:  # named, but not kept: the timeline still shows the name
+                continue
+        return tuple(found)
+    if not row.service or row.opened_event_us is None:
+        return ()
+    checks = [str(check) for check in facts.get("checks") or ()]
+    failed = verdicts_on(store, Address("service", row.service), statuses=("fail",), end_us=row.opened_event_us + 1, limit=60)
+    newest: dict[str, Verdict] = {}
+    for verdict in failed:
+        if not checks or verdict.check in checks:
+            newest.setdefault(verdict.check, verdict)
+    return tuple(newest.values())
+
+
+def _actions(store: Store, row: IncidentRow, facts: dict[str, Any], events: list[streams.Event]) -> tuple[ActionRow, ...]:
+    """The recommended action first, then what else is possible while the incident is open."""
+    advice = str(facts.get("advice") or "")
+    done = {event.type for event in events}
+    service = row.service
+    target = str(facts.get("rollback_to") or facts.get("to") or "") or (rollback_target(store, service) if service else None)
+    actions = []
+    if service and (target or advice == "rollback"):
+        actions.append(
+            ActionRow(
+                text=f"Roll service:{service} back to {target}" if target else f"Roll service:{service} back",
+                verb="rollback" if target else None,
+                target=target or None,
+                command=f'andon rollback service:{service} --why "incident {row.id}"',
+                recommended=advice == "rollback",
+                done=bool(done & {"rollback", "rolled-back"}),
+            )
+        )
+    if advice == "fix-upstream":
+        suspects = ", ".join(map(str, facts.get("suspects") or ())) or "the inputs"
+        actions.append(
+            ActionRow(
+                text=f"Fix {suspects} upstream; keep training blocked until it is sound",
+                verb=None,
+                target=None,
+                command=f"andon show service:{service}",
+                recommended=True,
+                done="unblock-training" in done,
+            )
+        )
+    if advice == "retrain":
+        actions.append(
+            ActionRow(
+                text="Retrain on fresh data, through the gate",
+                verb=None,
+                target=None,
+                command=f"andon release {service} --model model:NAME@latest --why retrain",
+                recommended=True,
+                done=False,
+            )
+        )
+    return tuple(sorted(actions, key=lambda action: not action.recommended))

@@ -1,0 +1,64 @@
+"""The registry kernel: versions, aliases, tags, lineage and diff, the same for every kind.
+
+A kind adds a manifest schema and verbs of its own; it never re-implements these. Verbs take a ``Store``; those ending in ``_in`` take the
+connection of a ledger transaction instead, so that callers can do several in one.
+"""
+
+from andon.registry.aliases import ANY, alias_revision, aliases_of, move_alias, move_alias_in, moves, read_alias_in, remove_alias
+from andon.registry.diffs import Change, diff, diff_values
+from andon.registry.lineage import Edge, Graph, lineage, link_in
+from andon.registry.records import Entry, Move, Parent, TagChange, Version
+from andon.registry.tags import set_tag, set_tag_in, tag_history, tags_of
+from andon.registry.verdicts import get_verdict, record_verdicts_in, verdicts_on
+from andon.registry.versions import (
+    delete,
+    entries,
+    get,
+    get_in,
+    manifest_of,
+    register,
+    register_in,
+    resolve,
+    resolve_in,
+    versions,
+)
+
+__all__ = [
+    "ANY",
+    "Change",
+    "Edge",
+    "Entry",
+    "Graph",
+    "Move",
+    "Parent",
+    "TagChange",
+    "Version",
+    "alias_revision",
+    "aliases_of",
+    "delete",
+    "diff",
+    "diff_values",
+    "entries",
+    "get",
+    "get_in",
+    "get_verdict",
+    "lineage",
+    "link_in",
+    "manifest_of",
+    "move_alias",
+    "move_alias_in",
+    "moves",
+    "read_alias_in",
+    "record_verdicts_in",
+    "register",
+    "register_in",
+    "remove_alias",
+    "resolve",
+    "resolve_in",
+    "set_tag",
+    "set_tag_in",
+    "tag_history",
+    "tags_of",
+    "verdicts_on",
+    "versions",
+]

@@ -1,0 +1,150 @@
+"""Aliases: the only things that move. Every move is a compare-and-swap and is kept."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from andon.core.actors import Actor
+from andon.core.addresses import Address, check_alias
+from andon.core.errors import AliasMoved, InvalidAddress, NotFound
+from andon.registry.records import Move
+from andon.store import Store
+from andon.store import schema as s
+
+ANY: Final = object()
+"""For ``expected``: move it wherever it points."""
+
+TARGET_KINDS = {"service": "release"}
+"""Kinds whose aliases point to another kind: a service's channels point to releases."""
+
+
+def move_alias(store: Store, address: str | Address, to: str | Address, *, actor: Actor, reason: str = "", expected: Any = ANY) -> Move:
+    """Point ``kind:name@alias`` to a version. ``expected`` is the versioned address it must point to now (None: to nothing).
+
+    Raises ``AliasMoved`` when it points elsewhere, ``NotFound`` or ``Gone`` when the target does not live. Moving it to where it already
+    points records nothing and returns the last move.
+    """
+    now_us = store.clock.now_us()
+    return store.ledger.write(lambda c: move_alias_in(c, address, to, now_us=now_us, actor=actor, reason=reason, expected=expected))
+
+
+def move_alias_in(
+    connection: Connection,
+    address: str | Address,
+    to: str | Address,
+    *,
+    now_us: int,
+    actor: Actor,
+    reason: str = "",
+    expected: Any = ANY,
+) -> Move:
+    """``move_alias`` inside the caller's transaction."""
+    from andon.registry.versions import get_in  # versions and aliases resolve each other
+
+    alias = _parse_alias(address)
+    target = Address.parse(to)
+    kind = TARGET_KINDS.get(alias.kind, alias.kind)
+    if target.kind != kind or target.name != alias.name:
+        raise InvalidAddress(f"{alias} points to a version of {kind}:{alias.name}", field="to", got=str(target))
+    return _move(connection, alias, str(get_in(connection, target).address), now_us, actor, reason, expected)
+
+
+def remove_alias(store: Store, address: str | Address, *, actor: Actor, reason: str = "", expected: Any = ANY) -> Move:
+    """Make an alias point to nothing; its history stays. Raises ``NotFound`` when it points to nothing already."""
+    alias, now_us = _parse_alias(address), store.clock.now_us()
+
+    def work(connection: Connection) -> Move:
+        if read_alias_in(connection, alias) is None:
+            raise NotFound(address=str(alias))
+        return _move(connection, alias, None, now_us, actor, reason, expected)
+
+    return store.ledger.write(work)
+
+
+def _move(connection: Connection, alias: Address, target: str | None, now_us: int, actor: Actor, reason: str, expected: Any) -> Move:
+    key = (s.aliases.c.kind == alias.kind) & (s.aliases.c.name == alias.name) & (s.aliases.c.alias == alias.alias)
+    row = connection.execute(select(s.aliases).where(key)).first()
+    source = None if row is None else row.target
+    if expected is not ANY and (None if expected is None else str(expected)) != source:
+        raise AliasMoved(alias=str(alias), expected=expected, found=source)
+    revision = 1 if row is None else row.revision + (source != target)
+    move = Move(address=str(alias), revision=revision, source=source, target=target, at_us=now_us, actor=str(actor), reason=reason)
+    if row is not None and source == target:
+        return move
+    values = {"target": target, "revision": revision, "moved_us": now_us}
+    if row is None:
+        connection.execute(insert(s.aliases).values(kind=alias.kind, name=alias.name, alias=alias.alias, **values))
+    else:
+        connection.execute(update(s.aliases).where(key).values(**values))
+    connection.execute(
+        insert(s.alias_moves).values(
+            kind=alias.kind,
+            name=alias.name,
+            alias=alias.alias,
+            revision=revision,
+            source=source,
+            target=target,
+            at_us=now_us,
+            actor=str(actor),
+            reason=reason,
+        )
+    )
+    return move
+
+
+def read_alias_in(connection: Connection, address: str | Address) -> str | None:
+    """Where an alias points (a versioned address), or None."""
+    alias = _parse_alias(address)
+    return connection.execute(
+        select(s.aliases.c.target).where(s.aliases.c.kind == alias.kind, s.aliases.c.name == alias.name, s.aliases.c.alias == alias.alias)
+    ).scalar()
+
+
+def alias_revision(store: Store, address: str | Address) -> int:
+    """How many times an alias has moved."""
+    alias = _parse_alias(address)
+    query = select(s.aliases.c.revision).where(
+        s.aliases.c.kind == alias.kind, s.aliases.c.name == alias.name, s.aliases.c.alias == alias.alias
+    )
+    with store.ledger.read() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def aliases_of(store: Store, entry: str | Address) -> dict[str, str]:
+    """Alias -> versioned address, of one name."""
+    at = Address.parse(entry).entry
+    query = select(s.aliases).where(s.aliases.c.kind == at.kind, s.aliases.c.name == at.name, s.aliases.c.target.is_not(None))
+    with store.ledger.read() as connection:
+        return {row.alias: row.target for row in connection.execute(query.order_by(s.aliases.c.alias))}
+
+
+def moves(store: Store, address: str | Address, *, limit: int = 1000) -> list[Move]:
+    """The moves of one alias, or of all aliases of a name, oldest first."""
+    at = Address.parse(address)
+    query = select(s.alias_moves).where(s.alias_moves.c.kind == at.kind, s.alias_moves.c.name == at.name)
+    if at.alias is not None:
+        query = query.where(s.alias_moves.c.alias == at.alias)
+    with store.ledger.read() as connection:
+        rows = connection.execute(query.order_by(s.alias_moves.c.seq.desc()).limit(limit)).all()
+    return [
+        Move(
+            address=f"{row.kind}:{row.name}@{row.alias}",
+            revision=row.revision,
+            source=row.source,
+            target=row.target,
+            at_us=row.at_us,
+            actor=row.actor,
+            reason=row.reason,
+        )
+        for row in reversed(rows)
+    ]
+
+
+def _parse_alias(address: str | Address) -> Address:
+    alias = Address.parse(address)
+    if alias.alias is None:
+        raise InvalidAddress("this takes an alias: kind:name@alias", got=str(alias))
+    check_alias(alias.alias)
+    return alias

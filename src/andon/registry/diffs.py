@@ -1,0 +1,69 @@
+"""What changed between two versions, said so that a person can read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from andon.core.addresses import Address
+from andon.registry.versions import get
+from andon.store import Store
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One difference. ``path`` is dotted; ``before`` None means added, ``after`` None means removed."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+def diff(store: Store, a: str | Address, b: str | Address) -> list[Change]:
+    """The differences between the manifests of two versions, by path."""
+    return diff_values(get(store, a).manifest, get(store, b).manifest)
+
+
+def diff_values(before: Any, after: Any) -> list[Change]:
+    """The differences between two JSON-like values.
+
+    Lists of records that carry a ``name``, ``address`` or ``path`` are compared by it; lists of ``name==version`` by name; other lists by
+    position.
+
+    >>> diff_values({"a": 1, "b": ["x==1"]}, {"a": 1, "b": ["x==2"]})
+    [Change(path='b[x]', before='x==1', after='x==2')]
+    """
+    found: list[Change] = []
+    _compare(before, after, "", found)
+    return found
+
+
+def _compare(before: Any, after: Any, path: str, found: list[Change]) -> None:
+    if before == after:
+        return
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            _compare(before.get(key), after.get(key), f"{path}.{key}" if path else str(key), found)
+    elif isinstance(before, list) and isinstance(after, list):
+        left, right = _keyed(before), _keyed(after)
+        for key in [*left, *(key for key in right if key not in left)]:
+            _compare(left.get(key), right.get(key), f"{path}[{key}]", found)
+    else:
+        found.append(Change(path, before, after))
+
+
+def _keyed(items: list[Any]) -> dict[str, Any]:
+    keys = [_key(item) for item in items]
+    if None in keys or len(set(keys)) != len(keys):
+        return {str(position): item for position, item in enumerate(items)}
+    return {str(key): item for key, item in zip(keys, items, strict=True)}
+
+
+def _key(item: Any) -> str | None:
+    if isinstance(item, dict):
+        if isinstance(item.get("address"), str):
+            return str(item["address"]).partition("@")[0]
+        return next((str(item[key]) for key in ("name", "path") if isinstance(item.get(key), str)), None)
+    if isinstance(item, str) and "==" in item:
+        return item.partition("==")[0]
+    return None

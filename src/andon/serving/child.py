@@ -1,0 +1,365 @@
+"""The runner program: executes one release's batches in the release's own Python. Run as ``python -I child.py FD``.
+
+It imports the standard library and numpy, and what the model needs; never ``andon``, which the release's environment need not hold.
+It talks over one inherited socket: frames of ``<II`` (header bytes, body bytes), a JSON header, and a body of raw column buffers.
+
+- ``{"op": "load", …}`` -> ``{"ok": true, "versions": {…}}``
+- ``{"op": "run", "n": n, "columns": [[name, kind, shape, bytes], …]}`` + buffers -> ``{"ok": true, "columns": […]}`` + buffers
+- on an error: ``{"ok": false, "error": "ValueError: …", "traceback": "…"}``; the process goes on.
+
+A column's kind is a NumPy dtype string (``<f8``), or ``json`` for text. When the socket closes, because the front is gone, the
+process ends at once, also in the middle of a batch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import select
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+FRAME = struct.Struct("<II")
+_TRACEBACK_LINES = 12
+_ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+}
+
+Columns = dict[str, Any]
+Predict = Callable[[Columns, int], Columns]
+
+
+# --- columns as bytes, both ways (the front uses these too)
+
+
+def pack(columns: Columns) -> tuple[list[list[Any]], list[Any]]:
+    """Columns (arrays of equal length, one or two dimensions) as ``[name, kind, shape, bytes]`` and their buffers."""
+    import numpy as np
+
+    specs: list[list[Any]] = []
+    buffers: list[Any] = []
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.dtype.kind in "OUS":
+            data: Any = json.dumps(array.tolist(), default=_plain).encode()
+            specs.append([name, "json", list(array.shape), len(data)])
+        else:
+            array = np.ascontiguousarray(array)
+            data = array.reshape(-1).view(np.uint8).data if array.size else b""  # instants have no buffer of their own
+            specs.append([name, array.dtype.str, list(array.shape), array.nbytes])
+        buffers.append(data)
+    return specs, buffers
+
+
+def unpack(specs: Sequence[Sequence[Any]], body: bytearray) -> Columns:
+    """The columns again; arrays share ``body``'s memory and may be written to."""
+    import numpy as np
+
+    columns: Columns = {}
+    at = 0
+    for name, kind, shape, size in specs:
+        if kind == "json":
+            array = np.empty(shape[0], dtype=object)
+            array[:] = json.loads(bytes(body[at : at + size]))
+            columns[name] = array
+        else:
+            columns[name] = np.frombuffer(body, dtype=kind, count=size // np.dtype(kind).itemsize, offset=at).reshape(shape)
+        at += size
+    return columns
+
+
+def frame(header: dict[str, Any], buffers: Sequence[Any] = ()) -> bytes:
+    """One message as bytes."""
+    head = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((FRAME.pack(len(head), sum(len(part) for part in buffers)), head, *buffers))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a column holds numbers, booleans or text, not {type(value).__name__}")
+
+
+# --- models
+
+
+def load_model(spec: dict[str, Any]) -> Predict:
+    """A function from columns and their length to columns.
+
+    ``spec``: ``format``, ``path`` (the folder of the model's files), ``entry``, ``inputs`` and ``outputs`` (``[name, dtype]`` of the
+    model's signature), ``flags``. Raises whatever the library raises, or ``ValueError`` for a format that has no loader here.
+    """
+    loaders = {"onnx": _load_onnx, "skops": _load_skops, "python": _load_python, "pickle": _load_pickle}
+    loader = loaders.get(spec["format"])
+    if loader is None:
+        raise ValueError(f"a model in the format {spec['format']!r} cannot be served; save it as onnx, skops or python")
+    return loader(spec)
+
+
+def _load_onnx(spec: dict[str, Any]) -> Predict:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    path = pathlib.Path(spec["path"], spec["entry"])
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = [(item.name, _ONNX_DTYPES.get(item.type, "float32"), len(item.shape or ())) for item in session.get_inputs()]
+    names = [name for name, _ in spec["inputs"]]
+    outputs = [name for name, _ in spec["outputs"]]
+    made = [item.name for item in session.get_outputs()]
+    asked = outputs if set(outputs) <= set(made) else made[: len(outputs)]
+    by_column = all(name in names for name, _, _ in wanted) and (len(wanted) > 1 or len(names) == 1)
+    if not by_column and len(wanted) != 1:
+        raise ValueError(f"the ONNX inputs {[name for name, _, _ in wanted]} are not the signature's columns {names}")
+
+    def predict(columns: Columns, n: int) -> Columns:
+        if by_column:
+            feed = {name: _shaped(columns[name], dtype, rank, n) for name, dtype, rank in wanted}
+        else:
+            feed = {wanted[0][0]: matrix(columns, names, n, wanted[0][1])}
+        results = session.run(asked, feed)
+        return {name: _flat(value, n) for name, value in zip(outputs, results, strict=False)}
+
+    return predict
+
+
+def _shaped(values: Any, dtype: str, rank: int, n: int) -> Any:
+    array = values.astype(dtype, copy=False)
+    return array.reshape(n, 1) if rank == 2 and array.ndim == 1 else array
+
+
+def _flat(value: Any, n: int) -> Any:
+    import numpy as np
+
+    array = np.asarray(value)
+    return array.reshape(n) if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def matrix(columns: Columns, names: Sequence[str], n: int, dtype: str) -> Any:
+    """Columns side by side, ``[n, len(names)]``, in the order of ``names``."""
+    import numpy as np
+
+    out = np.empty((n, len(names)), dtype=dtype)
+    for position, name in enumerate(names):
+        out[:, position] = columns[name]
+    return out
+
+
+def _load_skops(spec: dict[str, Any]) -> Predict:
+    from skops import io as skops_io
+
+    path = pathlib.Path(spec["path"], spec["entry"])
+    unknown = skops_io.get_untrusted_types(file=path)
+    refused = sorted(name for name in unknown if not _is_let_in(name))
+    if refused:
+        raise ValueError(f"this skops file holds types that are not let in: {', '.join(refused[:5])}")
+    return _estimator(skops_io.load(path, trusted=sorted(unknown)), spec)
+
+
+def _is_let_in(name: str) -> bool:
+    """The rule of ``andon.models.loading``, which cannot be imported here: classes and ufuncs of scikit-learn, SciPy and NumPy."""
+    import numpy as np
+
+    if name in ("functools.partial", "sklearn.utils.validation.check_array"):
+        return True
+    module, _, attribute = name.rpartition(".")
+    package = module.split(".")[0]
+    if package not in ("sklearn", "scipy", "numpy") or "test" in module:
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return False
+    if isinstance(found, np.ufunc):
+        return True
+    if not isinstance(found, type) or found.__module__.split(".")[0] != package:
+        return False
+    return (
+        package != "numpy"
+        or found is np.ndarray
+        or issubclass(found, (np.generic, np.dtype))
+        or found.__module__.startswith("numpy.random")
+    )
+
+
+def _load_pickle(spec: dict[str, Any]) -> Predict:
+    import pickle
+
+    if "pickle" not in spec.get("flags", ()):
+        raise ValueError("loading this model runs code from its file, and the manifest does not say that this is wanted (flag 'pickle')")
+    path = pathlib.Path(spec["path"], spec["entry"])
+    with path.open("rb") as file:
+        model = pickle.load(file)  # noqa: S301  # asked for by name, and in a process of its own
+    is_estimator = any(base.__module__.startswith("sklearn.") for base in type(model).__mro__)
+    return _estimator(model, spec) if is_estimator else _code(model, spec)
+
+
+def _estimator(estimator: Any, spec: dict[str, Any]) -> Predict:
+    """Outputs are named as ``andon.models.estimators`` names them: ``prediction`` (or ``prediction_0``, …), ``probability`` or
+    ``probability_CLASS``."""
+    names = [name for name, _ in spec["inputs"]]
+    numeric = all(dtype in ("double", "long", "boolean") for _, dtype in spec["inputs"])
+    framed = hasattr(estimator, "feature_names_in_") and importlib.util.find_spec("pandas") is not None
+
+    def predict(columns: Columns, n: int) -> Columns:
+        if framed:
+            import pandas as pd
+
+            rows: Any = pd.DataFrame({name: columns[name] for name in names})
+        else:
+            rows = matrix(columns, names, n, "float64" if numeric else "object")
+        predicted = _flat(estimator.predict(rows), n)
+        made = (
+            {"prediction": predicted} if predicted.ndim == 1 else {f"prediction_{at}": predicted[:, at] for at in range(predicted.shape[1])}
+        )
+        if hasattr(estimator, "predict_proba"):
+            shares = estimator.predict_proba(rows)
+            if len(estimator.classes_) == 2:
+                made["probability"] = shares[:, 1]
+            else:
+                made |= {f"probability_{value}": shares[:, at] for at, value in enumerate(estimator.classes_)}
+        return made
+
+    return predict
+
+
+def _load_python(spec: dict[str, Any]) -> Predict:
+    sys.path.insert(0, spec["path"])
+    return _code(_named(spec["entry"])(pathlib.Path(spec["path"])), spec)
+
+
+def _code(model: Any, spec: dict[str, Any]) -> Predict:
+    """An object with ``predict(columns) -> columns``, or one array, which is the first output."""
+    first = spec["outputs"][0][0]
+
+    def predict(columns: Columns, n: int) -> Columns:
+        made = model.predict(columns)
+        return dict(made) if hasattr(made, "keys") else {first: _flat(made, n)}
+
+    return predict
+
+
+def _named(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- the process
+
+
+def _load(header: dict[str, Any]) -> tuple[Predict, dict[str, Any]]:
+    _check_pins(header.get("pins") or {})
+    if header.get("code"):
+        sys.path.insert(0, header["code"])
+    transform = _named(header["transform"]) if header.get("transform") else None
+    model = load_model(header["model"])
+
+    def predict(columns: Columns, n: int) -> Columns:
+        if transform is not None:
+            columns = dict(transform(columns))
+        return model(columns, n)
+
+    return predict, {"ok": True, "python": sys.version.split()[0], "pid": os.getpid()}
+
+
+def _check_pins(pins: dict[str, str]) -> None:
+    from importlib import metadata
+
+    for name, version in pins.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "nothing"
+        if found != version:
+            raise RuntimeError(f"this environment is not the release's: {name}=={version} is pinned, {found} is installed")
+
+
+def _run(predict: Predict, header: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], list[Any]]:
+    import numpy as np
+
+    n = header["n"]
+    made = predict(unpack(header["columns"], body), n)
+    outputs = {name: np.asarray(values) for name, values in made.items()}
+    for name, values in outputs.items():
+        if values.ndim == 0 or len(values) != n:
+            raise ValueError(f"the output {name!r} has shape {list(values.shape)}; it needs one value for each of {n} rows")
+    specs, buffers = pack(outputs)
+    return {"ok": True, "columns": specs}, buffers
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    lines = traceback.format_exception(error)
+    text = "".join(lines).splitlines()[-_TRACEBACK_LINES:]
+    return {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000], "traceback": "\n".join(text)[-4000:]}
+
+
+def _receive(connection: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    at = 0
+    while at < size:
+        got = connection.recv_into(view[at:])
+        if not got:
+            return None
+        at += got
+    return data
+
+
+def _end_with_parent(connection: socket.socket) -> None:
+    """Wait, in a thread, for the front's end of the socket to close: user code may never come back to read from it."""
+    watch = select.poll()
+    watch.register(connection.fileno(), select.POLLRDHUP | select.POLLHUP)
+    while not watch.poll():
+        pass
+    os._exit(0)
+
+
+def main(descriptor: int) -> None:
+    """Serve frames until the front goes away."""
+    connection = socket.socket(fileno=descriptor)
+    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    predict: Predict | None = None
+    while True:
+        prefix = _receive(connection, FRAME.size)
+        if prefix is None:
+            return
+        head_size, body_size = FRAME.unpack(prefix)
+        head, body = _receive(connection, head_size), _receive(connection, body_size)
+        if head is None or body is None:
+            return
+        header = json.loads(bytes(head))
+        buffers: list[Any] = []
+        try:
+            if header["op"] == "load":
+                predict, reply = _load(header)
+            elif predict is None:
+                raise RuntimeError("nothing is loaded yet")
+            else:
+                reply, buffers = _run(predict, header, body)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code may raise anything; the front must hear of it
+            traceback.print_exception(error)
+            sys.stderr.flush()
+            reply, buffers = _failure(error), []
+        connection.sendall(frame(reply, buffers))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

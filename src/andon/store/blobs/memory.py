@@ -1,0 +1,120 @@
+"""Blobs in memory: a fake with the meaning of the real ones, for tests and trials. Nothing outlives the process."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from andon.core.clocks import Clock
+from andon.core.digests import check_digest, digest_bytes
+from andon.core.errors import Conflict, InvalidInput, NotFound
+from andon.store.blobs import trees
+from andon.store.ports import Collected
+
+
+class MemoryBlobs:
+    """The ``Blobs`` port over a dictionary."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: dict[str, tuple[bytes, int]] = {}  # digest -> bytes, when last put
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
+
+    def put(self, data: bytes | IO[bytes]) -> str:
+        """See ``Blobs.put``."""
+        content = bytes(data) if isinstance(data, bytes | bytearray | memoryview) else data.read()
+        digest = digest_bytes(content)
+        with self._lock:
+            self._kept[digest] = (content, self._clock.now_us())
+        return digest
+
+    def put_file(self, path: str | os.PathLike[str]) -> str:
+        """See ``Blobs.put_file``."""
+        if Path(path).exists() and not Path(path).is_file():
+            raise InvalidInput("only a plain file can be put; put a directory as a tree", path=os.fspath(path))
+        try:
+            return self.put(Path(path).read_bytes())
+        except FileNotFoundError:
+            raise NotFound("there is no such file", path=os.fspath(path), next_step="check the path") from None
+
+    def put_tree(self, path: str | os.PathLike[str]) -> str:
+        """See ``Blobs.put_tree``."""
+        entries = []
+        for entry, here in trees.walk(Path(path)):
+            if entry.kind in "fx":
+                entry = trees.Entry(entry.kind, entry.path, self.put_file(here), here.stat().st_size)
+            entries.append(entry)
+        return self.put(trees.encode(entries))
+
+    def get(self, digest: str) -> bytes:
+        """See ``Blobs.get``."""
+        try:
+            return self._kept[check_digest(digest)][0]
+        except KeyError:
+            raise NotFound("these bytes are not here", digest=digest) from None
+
+    def open(self, digest: str) -> IO[bytes]:
+        """See ``Blobs.open``."""
+        return io.BytesIO(self.get(digest))
+
+    def get_tree(self, digest: str, into: str | os.PathLike[str]) -> None:
+        """See ``Blobs.get_tree``."""
+        entries = trees.decode(self.get(digest), digest)
+        target = Path(into).absolute()
+        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+            raise Conflict("a tree is laid out in a new directory", path=str(target), next_step="name a directory that does not exist")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as parent:
+            temporary = Path(parent, "tree")
+            temporary.mkdir()
+            trees.lay_out(entries, temporary, self)
+            temporary.rename(target)
+
+    def tree(self, digest: str) -> Mapping[str, str]:
+        """See ``Blobs.tree``."""
+        return {entry.path: entry.target for entry in trees.decode(self.get(digest), digest) if entry.kind in "fx"}
+
+    def local_path(self, digest: str) -> Path:
+        """See ``Blobs.local_path``."""
+        data = self.get(digest)
+        with self._lock:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="andon-blobs-")
+            path = Path(self._folder.name, digest[3:])
+            if not path.exists():
+                path.write_bytes(data)
+                path.chmod(0o444)
+        return path
+
+    def has(self, digest: str) -> bool:
+        """See ``Blobs.has``."""
+        return check_digest(digest) in self._kept
+
+    def size_bytes(self, digest: str) -> int:
+        """See ``Blobs.size_bytes``."""
+        return len(self.get(digest))
+
+    def digests(self) -> Iterator[str]:
+        """See ``Blobs.digests``."""
+        return iter(sorted(self._kept))
+
+    def gc(self, keep: Callable[[], set[str]], *, older_than_us: int, dry_run: bool = False) -> Collected:
+        """See ``Blobs.gc``."""
+        needed = keep()
+        for digest in list(needed):
+            if digest in self._kept and trees.is_tree(self._kept[digest][0]):
+                needed = needed | set(self.tree(digest).values())
+        before_us = self._clock.now_us() - older_than_us
+        with self._lock:
+            unneeded = sorted(digest for digest, (_, put_us) in self._kept.items() if put_us < before_us and digest not in needed)
+            size_bytes = sum(len(self._kept[digest][0]) for digest in unneeded)
+            if not dry_run:
+                for digest in unneeded:
+                    del self._kept[digest]
+        return Collected(tuple(unneeded), size_bytes)

@@ -1,0 +1,189 @@
+"""The ledger on SQLite: WAL, ``synchronous=FULL`` (a commit is on the disk before it is acknowledged), one writer at a time by its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from andon.core.errors import Busy, CorruptBytes, InvalidSettings, ReadOnly, Unavailable
+from andon.core.forks import follow
+from andon.store.disk import disk_errors, make_folder
+from andon.store.ledger import opening
+from andon.store.ledger.sqlite_driver import TrackedConnection, in_our_words, quoted
+from andon.store.ledger.sqlite_writing import SqliteSide
+from andon.store.ledger.writer import GroupCommit, abandon, once
+from andon.store.ports import LedgerCapabilities
+
+T = TypeVar("T")
+READER_CACHE_KIB = 8_192
+READER_POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 56, "pool_timeout": 30.0}
+_epochs = itertools.count(1)
+
+
+class SqliteLedger:
+    """A ledger in one SQLite file. Opened read-only when the file or its folder cannot be written to."""
+
+    capabilities = LedgerCapabilities(durable=True, shared=False)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._watching: weakref.WeakSet[TrackedConnection] = weakref.WeakSet()
+        self._make_folder()
+        self._read_only = not (os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK)))
+        if self._read_only and not path.exists():
+            raise ReadOnly("there is no ledger here, and none can be made", next_step="choose another folder with --home", path=path.parent)
+        side = SqliteSide(path)
+        if not self._read_only:
+            self._prepare(side)
+        self._reader_engine = self._make_reader_engine()
+        if self._read_only:
+            self._check_revision()
+        self._writer = GroupCommit(side)
+        follow(self)
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        if self._writer.inside_work():
+            raise RuntimeError("a piece of work may not call read(): use the connection it was given")
+        try:
+            with self._reader_engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                try:
+                    with connection.begin():
+                        yield connection
+                finally:
+                    # A cursor left half-read, perhaps by an exception's frames, would keep this snapshot for the next reader.
+                    if isinstance(raw, TrackedConnection):
+                        raw.tidy()
+        except PoolTimeoutError as error:
+            raise Busy("too many threads are reading the ledger at once", path=self._path) from error
+        except DBAPIError as error:
+            if "readonly" in str(error.orig):
+                raise RuntimeError("a reading connection may not write: use ledger.write()") from error
+            raise in_our_words(error, self._path) from error
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        self._refuse_if_read_only()
+        return self._writer.write(work)
+
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+        self._refuse_if_read_only()
+        return self._writer.submit(work)
+
+    def changes(self) -> int:
+        try:
+            connection = getattr(self._local, "connection", None)
+            if connection is None or self._local.pid != os.getpid():
+                if connection is not None:
+                    abandon(connection)
+                # An own connection: the pragma tells what *others* committed, so it must never commit itself, nor go back to a pool.
+                # Each starts to count anew, so it counts within an epoch of its own: a lost connection never hides a commit.
+                connection = self._open_reader()
+                self._watching.add(connection)
+                self._local.connection, self._local.pid, self._local.epoch = connection, os.getpid(), next(_epochs)
+            return int(self._local.epoch << 40) + int(connection.ask("pragma data_version"))
+        except sqlite3.Error as error:
+            self._local.connection = None
+            raise in_our_words(error, self._path) from error
+
+    def close(self) -> None:
+        self._writer.close()
+        self._reader_engine.dispose()
+        for connection in list(self._watching):
+            connection.close()
+        self._local.connection = None
+
+    def before_fork(self) -> bool:
+        return False
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was stopped."""
+
+    def after_fork_in_child(self) -> None:
+        abandon(self._reader_engine.pool)
+        self._reader_engine.dispose(close=False)
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise ReadOnly(next_step="make the folder and the file writable, or choose another folder with --home", path=self._path)
+
+    def _make_folder(self) -> None:
+        try:
+            with disk_errors(self._path.parent):
+                make_folder(self._path.parent)
+        except ReadOnly:
+            raise ReadOnly(next_step="choose another folder with --home", path=self._path.parent) from None
+        except Unavailable as error:
+            if self._path.parent.is_dir():
+                return
+            raise Unavailable(f"the home folder cannot be made: {error.message}", path=self._path.parent) from None
+
+    def _make_reader_engine(self) -> Engine:
+        engine = create_engine("sqlite://", creator=self._open_reader, poolclass=QueuePool, **READER_POOL)
+        if self._read_only:
+            # Whether a read-only file may be taken as immutable is decided at each opening (see _open_reader), so keep none open.
+            engine = create_engine("sqlite://", creator=self._open_reader, poolclass=NullPool)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+        return engine
+
+    def _open_reader(self) -> TrackedConnection:
+        mode = "rw"
+        if self._read_only:
+            # A WAL file needs shared memory beside it even to read, and here none can be made. With no log beside the file nobody has
+            # it open, and it can be read as it lies.
+            log = self._path.with_name(self._path.name + "-wal")
+            mode = "ro" if log.exists() and log.stat().st_size else "ro&immutable=1"
+        connection = sqlite3.connect(
+            f"file:{quoted(self._path)}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=30.0,
+            factory=TrackedConnection,
+        )
+        connection.ask(f"pragma cache_size = -{READER_CACHE_KIB}")
+        connection.ask("pragma temp_store = memory")
+        connection.ask("pragma query_only = on")
+        return connection
+
+    def _prepare(self, side: SqliteSide) -> None:
+        try:
+            side.make()
+            once(side, lambda connection: opening.prepare(connection, self.url))
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise side.translate(error) from error
+
+    def _check_revision(self) -> None:
+        with self.read() as connection:
+            found = opening.revision(connection)
+        if found is None:
+            raise CorruptBytes("this file is no ledger of Andon's", path=self._path)
+        if found != opening.HEAD:
+            raise InvalidSettings(
+                "this ledger was made by another Andon, and cannot be brought up to date while it is read-only",
+                field="ledger",
+                revision=found,
+                next_step="make it writable and open it once",
+            )

@@ -1,0 +1,210 @@
+"""How complete a run is: what belongs in it, what is missing, and what to do about each. The score is the weight of what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from sqlalchemy import select
+
+from andon.core.addresses import Address
+from andon.models import ModelManifest
+from andon.registry import get_in, manifest_of
+from andon.store import Store
+from andon.store import schema as s
+from andon.tracking.artifacts import artifacts_of
+from andon.tracking.records import Artifact, Metric, RunInput, RunRecord
+from andon.tracking.runs import get_run, inputs_of, metrics_of, params_of
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that belongs in a run. ``weight`` is its share of the score; ``advice`` says what to do when it is missing."""
+
+    name: str
+    present: bool
+    weight: float
+    found: str
+    advice: str = ""
+
+
+class Completeness(msgspec.Struct, frozen=True, kw_only=True):
+    """``score`` from 0 to 1; ``parts`` in the order a person would check them."""
+
+    score: float
+    parts: tuple[Part, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of what is missing."""
+        return tuple(part.name for part in self.parts if not part.present)
+
+
+def completeness_of(store: Store, run: str) -> Completeness:
+    """The completeness of a run. Raises ``NotFound``."""
+    record = get_run(store, run)
+    return judge_completeness(
+        record,
+        params=params_of(store, record.id),
+        metrics=metrics_of(store, record.id),
+        inputs=inputs_of(store, record.id),
+        artifacts=artifacts_of(store, record.id),
+        models=_models_of(store, record),
+    )
+
+
+def judge_completeness(
+    record: RunRecord,
+    *,
+    params: Mapping[str, str],
+    metrics: Mapping[str, Metric],
+    inputs: Sequence[RunInput],
+    artifacts: Sequence[Artifact],
+    models: Mapping[str, ModelManifest],
+) -> Completeness:
+    """The judgement itself, on what was read. Pure."""
+    parts = (*_code(record), *_environment(record), *_logged(record, params, metrics, inputs), *_made(models, artifacts))
+    total = sum(part.weight for part in parts)
+    return Completeness(score=round(sum(part.weight for part in parts if part.present) / total, 3), parts=parts)
+
+
+def _code(record: RunRecord) -> list[Part]:
+    code = record.facts.code if record.facts is not None else None
+    problems = list(record.facts.extra.get("code_missing", ())) if record.facts is not None else []
+    commit = code.commit if code is not None else None
+    diff = code.dirty_diff if code is not None else None
+    whole = commit is not None and not problems
+    found = "clean" if diff is None else "uncommitted changes, kept as code/uncommitted.diff"
+    entry = code.entry_point if code is not None else None
+    return [
+        Part(
+            name="commit",
+            present=commit is not None,
+            weight=3,
+            found=f"{commit[:10]} on {code.branch or 'no branch'}" if commit and code else "; ".join(problems) or "not captured",
+            advice="run it inside a git repository that has a commit",
+        ),
+        Part(
+            name="code changes",
+            present=whole,
+            weight=1,
+            found=found if whole else "; ".join(problems) or "not captured",
+            advice="commit, or add what should not be kept to .gitignore",
+        ),
+        Part(
+            name="entry point",
+            present=entry is not None,
+            weight=1,
+            found=entry or "interactive",
+            advice="run a script, a module or `andon run -- CMD`",
+        ),
+    ]
+
+
+def _environment(record: RunRecord) -> list[Part]:
+    facts = record.facts
+    notes = facts.extra.get("not_from_index", {}) if facts is not None else {}
+    others = [name for name in notes if name != "andon"]
+    count = len(facts.environment.requirements) if facts is not None else 0
+    return [
+        Part(
+            name="environment lock",
+            present=count > 0,
+            weight=2,
+            found=f"Python {facts.environment.python}, {count} distributions" if facts is not None else "not captured",
+            advice="start the run with andon.run, or `andon run -- CMD`",
+        ),
+        Part(
+            name="installable environment",
+            present=count > 0 and not others,
+            weight=1,
+            found="all by version" if count and not others else f"not from an index: {', '.join(others[:5])}" if others else "not captured",
+            advice="build wheels of these and install those, so that the lock alone brings them back",
+        ),
+        Part(
+            name="hardware",
+            present=facts is not None,
+            weight=1,
+            found=f"{facts.hardware.cores} cores of {facts.hardware.cpu}" if facts is not None else "not captured",
+            advice="start the run with andon.run",
+        ),
+        Part(
+            name="seeds",
+            present=facts is not None and bool(facts.seeds),
+            weight=1,
+            found=", ".join(f"{library} {value}" for library, value in facts.seeds.items()) if facts is not None else "",
+            advice="call andon.seed(7) before anything random",
+        ),
+    ]
+
+
+def _logged(record: RunRecord, params: Mapping[str, str], metrics: Mapping[str, Metric], inputs: Sequence[RunInput]) -> list[Part]:
+    return [
+        Part(
+            name="data",
+            present=bool(inputs),
+            weight=3,
+            found=", ".join(item.address for item in inputs[:3]) or "none",
+            advice="read data with andon.dataset('dataset:NAME@VERSION') inside the run",
+        ),
+        Part(name="params", present=bool(params), weight=2, found=f"{len(params)}", advice="pass params={…} or call run.log_params"),
+        Part(name="metrics", present=bool(metrics), weight=2, found=f"{len(metrics)}", advice="call run.log({'mae': …})"),
+        Part(
+            name="an end",
+            present=record.status == "finished",
+            weight=1,
+            found=record.status,
+            advice="let the run finish: failed and killed runs are not a result",
+        ),
+    ]
+
+
+def _made(models: Mapping[str, ModelManifest], artifacts: Sequence[Artifact]) -> list[Part]:
+    outputs = [item.path for item in artifacts if not item.path.startswith(("code/", "logs/"))]
+    unsigned = [address for address, manifest in models.items() if not manifest.signature.inputs or not manifest.signature.outputs]
+    flagged = [address for address, manifest in models.items() if manifest.flags]
+    parts = [
+        Part(
+            name="a product",
+            present=bool(models or outputs),
+            weight=1,
+            found=", ".join([*models, *outputs][:3]) or "none",
+            advice="call run.log_model or run.log_artifact",
+        )
+    ]
+    if models:
+        parts += [
+            Part(
+                name="model signature",
+                present=not unsigned,
+                weight=1,
+                found="all signed" if not unsigned else ", ".join(unsigned[:3]),
+                advice="pass input_example to run.log_model",
+            ),
+            Part(
+                name="safe model format",
+                present=not flagged,
+                weight=1,
+                found="no pickle" if not flagged else ", ".join(flagged[:3]),
+                advice="save it without format='pickle'",
+            ),
+        ]
+    return parts
+
+
+def _models_of(store: Store, record: RunRecord) -> dict[str, ModelManifest]:
+    """Model versions that this run made and that still live."""
+    found: dict[str, ModelManifest] = {}
+    with store.ledger.read() as connection:
+        made = select(s.edges.c.child).where(
+            s.edges.c.parent == record.address, s.edges.c.role == "run", s.edges.c.child.startswith("model:")
+        )
+        for address in connection.execute(made.limit(100)).scalars():
+            living = select(s.versions.c.version).where(
+                s.versions.c.kind == "model",
+                s.versions.c.name == Address.parse(address).name,
+                s.versions.c.version == Address.parse(address).version,
+                s.versions.c.deleted_us.is_(None),
+            )
+            if connection.execute(living).first() is not None:
+                found[address] = manifest_of(get_in(connection, address), ModelManifest)
+    return found

@@ -1,0 +1,377 @@
+"""Runs in the ledger: create, end, read, list, delete and restore. Their lifecycle is an event stream; the ``runs`` row is its fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, and_, func, insert, literal, select, tuple_, update
+
+from andon.core.actors import Actor
+from andon.core.addresses import Address, check_experiment
+from andon.core.digests import canonical_json
+from andon.core.errors import Conflict, InvalidInput, NotFound
+from andon.registry import link_in
+from andon.store import Store, leases, streams
+from andon.store import schema as s
+from andon.tracking import liveness
+from andon.tracking.batches import check_run_in, log_batch_in, param_texts
+from andon.tracking.points import SeriesPoints, read_points, real_value
+from andon.tracking.records import Metric, RunFacts, RunInput, RunRecord, RunStatus
+
+View = Literal["active", "deleted", "all"]
+MAX_NAME_CHARACTERS = 500
+_STATUSES = ("running", "finished", "failed", "killed")
+
+
+def create_run(
+    store: Store,
+    *,
+    experiment: str = "default",
+    name: str = "",
+    actor: Actor,
+    parent: str | None = None,
+    run: str | None = None,
+    facts: RunFacts | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    started_us: int | None = None,
+    holder: str | None = None,
+) -> RunRecord:
+    """Add a running run; durable on return. ``run`` is its id (default: a new one), ``parent`` the id of the run around it.
+
+    ``holder`` (``liveness.holder()``) is for runs that end with a process: they are reported killed when it is gone.
+    Raises ``InvalidInput`` naming the field, ``Conflict`` when the id is taken, ``NotFound`` for the parent.
+    """
+    texts = param_texts(params or {})
+    now_us = store.clock.now_us()
+    made = _new_record(store, experiment, name, actor, parent, run, facts, now_us if started_us is None else started_us)
+    return store.ledger.write(lambda c: create_run_in(c, made, params=texts, tags=tags or {}, now_us=now_us, actor=actor, holder=holder))
+
+
+def create_run_in(
+    connection: Connection,
+    made: RunRecord,
+    *,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    now_us: int,
+    actor: Actor,
+    holder: str | None = None,
+) -> RunRecord:
+    """``create_run`` inside the caller's transaction."""
+    if connection.execute(select(s.runs.c.id).where(s.runs.c.id == made.id)).first() is not None:
+        raise Conflict("there is a run with this id already", address=made.address)
+    if made.parent is not None:
+        check_run_in(connection, made.parent)
+        link_in(connection, made.address, f"run:{made.parent}", "run", now_us=now_us)
+    connection.execute(
+        insert(s.runs).values(
+            id=made.id,
+            experiment=made.experiment,
+            name=made.name,
+            status=made.status,
+            started_us=made.started_us,
+            ended_us=made.ended_us,
+            actor=made.actor,
+            parent=made.parent,
+            facts=_encode(made.facts),
+        )
+    )
+    streams.append(connection, made.address, "started", {}, at_us=now_us, actor=actor)
+    if params or tags:
+        log_batch_in(connection, made.id, params=params, tags=tags, now_us=now_us, actor=actor)
+    if holder is not None:
+        leases.take_lease(connection, made.address, holder, now_us=now_us, for_us=liveness.LEASE_US)
+    return made
+
+
+def _new_record(
+    store: Store, experiment: str, name: str, actor: Actor, parent: str | None, run: str | None, facts: RunFacts | None, started_us: int
+) -> RunRecord:
+    check_experiment(experiment)
+    identity = Address.parse(f"run:{run}").name if run is not None else store.ids.new()
+    if len(name) > MAX_NAME_CHARACTERS or not (name or "x").isprintable():
+        raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
+    return RunRecord(
+        id=identity,
+        experiment=experiment,
+        name=name or f"run-{identity[-6:].lower()}",
+        status="running",
+        started_us=started_us,
+        ended_us=None,
+        actor=str(actor),
+        parent=parent,
+        facts=facts,
+    )
+
+
+def update_run(
+    store: Store,
+    run: str,
+    *,
+    actor: Actor,
+    status: RunStatus | None = None,
+    ended_us: int | None = None,
+    name: str | None = None,
+    facts: RunFacts | None = None,
+    reason: str = "",
+    body: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Change what is given; ``status`` other than ``running`` ends the run (``ended_us``: now unless given), ``running`` opens it again."""
+    now_us = store.clock.now_us()
+    return store.ledger.write(
+        lambda c: update_run_in(
+            c, run, actor=actor, now_us=now_us, status=status, ended_us=ended_us, name=name, facts=facts, reason=reason, body=body
+        )
+    )
+
+
+def update_run_in(
+    connection: Connection,
+    run: str,
+    *,
+    actor: Actor,
+    now_us: int,
+    status: RunStatus | None = None,
+    ended_us: int | None = None,
+    name: str | None = None,
+    facts: RunFacts | None = None,
+    reason: str = "",
+    body: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """``update_run`` inside the caller's transaction."""
+    check_run_in(connection, run)
+    changes: dict[str, Any] = {}
+    if status is not None:
+        if status not in _STATUSES:
+            raise InvalidInput(f"a run's status is one of {', '.join(_STATUSES)}", field="status", got=str(status)[:40])
+        over = status != "running"
+        changes |= {"status": status, "ended_us": (now_us if ended_us is None else ended_us) if over else None}
+        if over:
+            connection.execute(s.leases.delete().where(s.leases.c.name == f"run:{run}"))
+        streams.append(connection, f"run:{run}", status, dict(body or {}), at_us=now_us, actor=actor, reason=reason)
+    if name is not None:
+        if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+            raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
+        changes["name"] = name
+    if facts is not None:
+        changes["facts"] = _encode(facts)
+    if changes:
+        connection.execute(update(s.runs).where(s.runs.c.id == run).values(**changes))
+    return get_run_in(connection, run, now_us=now_us)
+
+
+def get_run(store: Store, run: str) -> RunRecord:
+    """A run by id or ``run:ID``, deleted ones included. Raises ``NotFound``."""
+    with store.ledger.read() as connection:
+        return get_run_in(connection, Address.parse(run, kind="run").name, now_us=store.clock.now_us())
+
+
+def get_run_in(connection: Connection, run: str, *, now_us: int) -> RunRecord:
+    """``get_run`` inside the caller's transaction."""
+    row = connection.execute(_ROWS.where(s.runs.c.id == run)).first()
+    if row is None:
+        raise NotFound(address=f"run:{run}", next_step="run `andon ls run` to see what there is")
+    return _record(row, now_us)
+
+
+def list_runs(
+    store: Store,
+    experiment: str | None = None,
+    *,
+    limit: int = 100,
+    after: str | None = None,
+    view: View = "active",
+    parent: str | None = None,
+) -> list[RunRecord]:
+    """Runs, newest first; ``after`` is the id of the last run of the page before. Raises ``NotFound`` for that id."""
+    query = _ROWS.order_by(s.runs.c.started_us.desc(), s.runs.c.id.desc()).limit(limit)
+    if experiment is not None:
+        query = query.where(s.runs.c.experiment == experiment)
+    if parent is not None:
+        query = query.where(s.runs.c.parent == parent)
+    if view != "all":
+        query = query.where(s.runs.c.deleted_us.is_(None) if view == "active" else s.runs.c.deleted_us.is_not(None))
+    now_us = store.clock.now_us()
+    with store.ledger.read() as connection:
+        if after is not None:
+            last = get_run_in(connection, after, now_us=now_us)
+            query = query.where(tuple_(s.runs.c.started_us, s.runs.c.id) < tuple_(last.started_us, last.id))
+        return [_record(row, now_us) for row in connection.execute(query)]
+
+
+def experiments(store: Store) -> dict[str, int]:
+    """Experiments that have runs which are not deleted, with how many."""
+    query = select(s.runs.c.experiment, func.count()).where(s.runs.c.deleted_us.is_(None)).group_by(s.runs.c.experiment)
+    with store.ledger.read() as connection:
+        return {row[0]: row[1] for row in connection.execute(query.order_by(s.runs.c.experiment))}
+
+
+def delete_run(store: Store, run: str, *, actor: Actor, reason: str = "") -> None:
+    """Hide a run from lists and refuse writes to it; ``restore_run`` brings it back until retention frees what it holds."""
+    now_us = store.clock.now_us()
+
+    def work(connection: Connection) -> None:
+        if get_run_in(connection, run, now_us=now_us).deleted_us is not None:
+            return
+        connection.execute(update(s.runs).where(s.runs.c.id == run).values(deleted_us=now_us))
+        streams.append(connection, f"run:{run}", "deleted", {}, at_us=now_us, actor=actor, reason=reason)
+
+    store.ledger.write(work)
+
+
+def restore_run(store: Store, run: str, *, actor: Actor, reason: str = "") -> None:
+    """Bring a deleted run back."""
+    now_us = store.clock.now_us()
+
+    def work(connection: Connection) -> None:
+        if get_run_in(connection, run, now_us=now_us).deleted_us is None:
+            return
+        connection.execute(update(s.runs).where(s.runs.c.id == run).values(deleted_us=None))
+        streams.append(connection, f"run:{run}", "restored", {}, at_us=now_us, actor=actor, reason=reason)
+
+    store.ledger.write(work)
+
+
+def settle_runs(store: Store, *, actor: Actor) -> list[str]:
+    """Write down as killed the runs whose process is gone; returns their ids. Reads report them so already."""
+    now_us = store.clock.now_us()
+
+    def work(connection: Connection) -> list[str]:
+        dead = [
+            row
+            for row in connection.execute(_ROWS.where(s.runs.c.status == "running", s.leases.c.holder.is_not(None)))
+            if _record(row, now_us).status == "killed"
+        ]
+        for row in dead:
+            last_us = connection.execute(select(func.max(s.series.c.at_us)).where(s.series.c.run == row.id)).scalar() or 0
+            ended_us = max(row.started_us, last_us, row.expires_us - liveness.LEASE_US)
+            told = {"seen_us": row.expires_us - liveness.LEASE_US}
+            update_run_in(
+                connection,
+                row.id,
+                actor=actor,
+                now_us=now_us,
+                status="killed",
+                ended_us=min(ended_us, now_us),
+                reason="its process is gone",
+                body=told,
+            )
+        return [row.id for row in dead]
+
+    return store.ledger.write(work)
+
+
+def log_input(store: Store, run: str, address: str | Address, digest: str, *, context: str = "training", actor: Actor) -> None:
+    """Record that a run read a dataset version; again is nothing."""
+    now_us = store.clock.now_us()
+    store.ledger.write(lambda c: log_input_in(c, run, str(address), digest, context=context, now_us=now_us, actor=actor))
+
+
+def log_input_in(connection: Connection, run: str, address: str, digest: str, *, context: str, now_us: int, actor: Actor) -> None:  # noqa: ARG001 - every write takes an actor
+    """``log_input`` inside the caller's transaction."""
+    check_run_in(connection, run)
+    at = and_(s.run_inputs.c.run == run, s.run_inputs.c.address == address)
+    if connection.execute(select(s.run_inputs.c.run).where(at)).first() is None:
+        connection.execute(insert(s.run_inputs).values(run=run, address=address, digest=digest, context=context))
+        link_in(connection, f"run:{run}", address, "data", now_us=now_us)
+
+
+def inputs_of(store: Store, run: str) -> list[RunInput]:
+    """What a run read."""
+    query = select(s.run_inputs).where(s.run_inputs.c.run == run).order_by(s.run_inputs.c.address)
+    with store.ledger.read() as connection:
+        return [RunInput(address=row.address, digest=row.digest, context=row.context) for row in connection.execute(query)]
+
+
+def params_of(store: Store, run: str) -> dict[str, str]:
+    """A run's params, by key."""
+    query = select(s.params.c.key, s.params.c.value).where(s.params.c.run == run).order_by(s.params.c.key)
+    with store.ledger.read() as connection:
+        return {row.key: row.value for row in connection.execute(query)}
+
+
+def metrics_of(store: Store, run: str) -> dict[str, Metric]:
+    """The newest point, count and extremes of each of a run's metrics."""
+    with store.ledger.read() as connection:
+        rows = connection.execute(select(s.series).where(s.series.c.run == run).order_by(s.series.c.key)).all()
+    return {row.key: metric_of(row) for row in rows}
+
+
+def metric_of(row: Any) -> Metric:
+    """A row of ``series`` as a record."""
+    value = real_value(row.value, row.special)
+    return Metric(key=row.key, value=value, step=row.step, at_us=row.at_us, count=row.count, min=row.min, max=row.max)
+
+
+def metric_series(
+    store: Store, run: str, key: str, *, after: tuple[int, int, float, int] | None = None, limit: int | None = None
+) -> SeriesPoints:
+    """A metric's points in order of step, then time; empty when there are none.
+
+    A page goes on ``after`` the last row ``(step, at_us, value, special)`` of the page before.
+    """
+    with store.ledger.read() as connection:
+        return read_points(connection, run, key, after=after, limit=limit)
+
+
+def events_of(store: Store, run: str) -> Sequence[streams.Event]:
+    """A run's lifecycle: started, finished, failed, killed, deleted, restored."""
+    with store.ledger.read() as connection:
+        return streams.read(connection, f"run:{run}")
+
+
+_ROWS = select(s.runs, s.leases.c.holder, s.leases.c.expires_us).select_from(
+    s.runs.outerjoin(s.leases, s.leases.c.name == literal("run:") + s.runs.c.id)
+)
+
+
+def _record(row: Any, now_us: int) -> RunRecord:
+    status: RunStatus = row.status
+    if status == "running" and row.holder is not None and not liveness.is_alive(row.holder, row.expires_us, now_us=now_us):
+        status = "killed"
+    return RunRecord(
+        id=row.id,
+        experiment=row.experiment,
+        name=row.name,
+        status=status,
+        started_us=row.started_us,
+        ended_us=row.ended_us,
+        actor=row.actor,
+        parent=row.parent,
+        facts=_decode(row.facts),
+        deleted_us=row.deleted_us,
+    )
+
+
+def _encode(facts: RunFacts | None) -> bytes:
+    return canonical_json(facts) if facts is not None else b"{}"
+
+
+def _decode(body: bytes) -> RunFacts | None:
+    return None if body in (b"{}", b"") else msgspec.json.decode(body, type=RunFacts)
+
+
+__all__ = [
+    "create_run",
+    "create_run_in",
+    "delete_run",
+    "events_of",
+    "experiments",
+    "get_run",
+    "get_run_in",
+    "inputs_of",
+    "list_runs",
+    "log_input",
+    "log_input_in",
+    "metric_of",
+    "metric_series",
+    "metrics_of",
+    "params_of",
+    "restore_run",
+    "settle_runs",
+    "update_run",
+    "update_run_in",
+]

@@ -1,0 +1,1 @@
+"""Floor 7: other people's protocols, translated to the domain's verbs and back."""
