@@ -187,7 +187,8 @@ def api_page() -> str | None:
     app = the_app()
     if app is None:
         return None
-    documented = app.openapi_schema.to_schema()["paths"]
+    schema = app.openapi_schema.to_schema()
+    documented, records = schema["paths"], schema.get("components", {}).get("schemas", {})
     out = [NOTE, "# HTTP API\n"]
     out.append("Served by `andon up`. Errors have the shape and the codes of [the errors page](errors.md).\n")
     for method, path, handler in endpoints(app):
@@ -198,17 +199,44 @@ def api_page() -> str | None:
             [f"`{p['name']}`", p["in"], _schema(p.get("schema", {})), "yes" if p.get("required") else ""]
             for p in operation.get("parameters", [])
         ]
-        body = operation.get("requestBody")
-        if body:
-            kinds = [f"{_schema(content.get('schema', {}))} ({kind})" for kind, content in body["content"].items()]
-            rows.append(["body", "", _cell(" or ".join(kinds)), "yes" if body.get("required") else ""])
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            record = records.get(content["schema"].get("$ref", "").rsplit("/", 1)[-1], {})
+            fields, needed = record.get("properties", {}), record.get("required", [])
+            rows += [[f"`{name}`", "body", _schema(field), "yes" if name in needed else ""] for name, field in fields.items()]
         if rows:
             out.append(_table(["parameter", "in", "type", "required"], rows))
         answers = {code: answer for code, answer in operation.get("responses", {}).items() if code < "400"}
         if answers:
             kinds = {code: [_schema(c.get("schema", {})) for c in answer.get("content", {}).values()] for code, answer in answers.items()}
             out.append("Answers: " + "; ".join(f"{code} {' or '.join(shown)}".strip() for code, shown in kinds.items()) + "\n")
+    out.append("## Records\n\nWhat the answers above hold.\n")
+    for name in sorted(_reached({operation for item in documented.values() for operation in _refs(item, answers_only=True)}, records)):
+        fields = records[name].get("properties", {})
+        lines = [[f"`{field}`", _schema(schema)] for field, schema in fields.items()]
+        out.append(f"### {name}\n\n" + _table(["field", "type"], lines))
     return "\n".join(out)
+
+
+def _refs(schema: Any, *, answers_only: bool = False) -> Iterator[str]:
+    """Names of the records that a piece of an OpenAPI document refers to."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _refs(item, answers_only=answers_only)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "$ref":
+                yield str(value).rsplit("/", 1)[-1]
+            elif not (answers_only and key in ("requestBody", "parameters")):
+                yield from _refs(value, answers_only=answers_only)
+
+
+def _reached(names: set[str], records: dict[str, Any]) -> set[str]:
+    """``names`` and every record that their fields refer to."""
+    reached, waiting = set[str](), {name for name in names if name in records}
+    while waiting:
+        reached |= waiting
+        waiting = {name for record in waiting for name in _refs(records[record]) if name in records} - reached
+    return reached
 
 
 def the_app() -> Any:
@@ -218,8 +246,8 @@ def the_app() -> Any:
         return None
     from andon.store import memory_store
 
-    needed = [p for p in inspect.signature(module.create_app).parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    return module.create_app(*[memory_store() for _ in needed[:1]])
+    store = memory_store()
+    return module.create_app(store, store.settings)
 
 
 def endpoints(app: Any) -> list[tuple[str, str, Any]]:
@@ -238,8 +266,8 @@ def endpoints(app: Any) -> list[tuple[str, str, Any]]:
 
 def _function(handler: Any) -> Any:
     handler = handler[0] if isinstance(handler, tuple) else handler
-    function = handler.fn
-    return getattr(function, "value", function)
+    function = getattr(handler.fn, "value", handler.fn)
+    return getattr(function, "func", function)  # a plain function is wrapped to run in a thread
 
 
 def _schema(schema: dict[str, Any]) -> str:

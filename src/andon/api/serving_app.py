@@ -29,7 +29,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 
 log = logging.getLogger("andon.serving")
 JSON = (b"content-type", b"application/json")
@@ -61,6 +61,25 @@ class LabelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: list[LabelRow]
 
 
+class _Facts:
+    """What a request's headers say that matters here."""
+
+    __slots__ = ("binary", "encoding", "length", "request_id")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.request_id: bytes | None = None
+        self.encoding: bytes | None = None
+        self.binary = False
+
+    def id(self) -> str | None:
+        """The caller's ``x-request-id``. Raises ``InvalidInput`` when it cannot be one."""
+        return None if self.request_id is None else check_request_id(self.request_id.decode("latin-1"))
+
+
+_HEADERS_READ = frozenset((b"host", b"origin", b"content-length", b"content-encoding", b"x-request-id", b"inference-header-content-length"))
+
+
 class Disconnected(Exception):
     """The client went away before its body was whole; nobody is there to answer."""
 
@@ -75,7 +94,7 @@ class ServingApp:
         self._hosts = {host.lower() for host in settings.allowed_hosts}
         self._hosts_seen: dict[bytes, bool] = {}
         self._label_decoder = msgspec.json.Decoder(LabelBody)
-        self._routes: dict[str, tuple[str, Handler]] = {
+        self._routes: dict[str, tuple[str, Callable[[_Facts, Receive, Send], Awaitable[None]]]] = {
             "/predict": ("POST", self._predict),
             "/labels": ("POST", self._labels),
             "/health": ("GET", self._health),
@@ -87,49 +106,48 @@ class ServingApp:
             return
         path: str = scope["path"]
         try:
-            self._check_sender(scope["headers"])
+            facts = self._facts(scope)
             route = self._routes.get(path)
             if route is None and (path == "/v2" or path.startswith("/v2/")):
-                await self._openinference(scope, receive, send)
+                await self._openinference(scope, facts, receive, send)
                 return
             if route is None:
                 raise NotFound(f"there is nothing at {path[:200]}", next_step=f"the paths are {', '.join(self._routes)} and /v2")
             _check_method(scope, route[0])
-            await route[1](scope, receive, send)
+            await route[1](facts, receive, send)
         except Disconnected:
             return
         except AndonError as error:
-            await self._refuse(scope, send, error)
+            await self._refuse(send, error)
         except Exception as error:
             log.exception("a defect while answering %s", path)
             await self._refuse(scope, send, AndonError(f"this is a defect of Andon's: {type(error).__name__}"))
 
     # --- own endpoints
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._body(scope["headers"], receive)
+    async def _predict(self, facts: _Facts, receive: Receive, send: Send) -> None:
+        body = await self._body(facts, receive)
         front = self._front
         loaded = front.loaded()  # from here to `answer` there is no await: the release cannot be retired in between
         request_id: str | None = None
         try:
             request = loaded.codec.decode(body)
-            request_id = request.request_id or _header_id(scope["headers"]) or front.new_id()
+            request_id = request.request_id or facts.id() or front.new_id()
             rows = request.rows
             lists = await front.answer(loaded, len(rows), rows=rows, request_id=request_id, event_us=request.event_us)
         except AndonError as error:
-            await self._refuse(scope, send, error, loaded, request_id)
+            await self._refuse(send, error, loaded, request_id)
             return
-        names = list(lists)
         answer = {
             "request_id": request_id,
             "release": loaded.address,
             "release_digest": loaded.digest,
-            "outputs": [dict(zip(names, values, strict=True)) for values in zip(*lists.values(), strict=True)],
+            "outputs": _rows(lists, len(rows)),
         }
         await self._reply(send, 200, _encode(answer), _said_by(loaded, request_id))
 
-    async def _labels(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._body(scope["headers"], receive)
+    async def _labels(self, facts: _Facts, receive: Receive, send: Send) -> None:
+        body = await self._body(facts, receive)
         rows = parse_json(body, self._label_decoder).labels
         if len(rows) > MAX_LABELS:
             raise TooLarge(f"a request has at most {MAX_LABELS} labels", field="labels", got=len(rows))
@@ -148,7 +166,7 @@ class ServingApp:
         front.metrics.labels += kept
         await self._reply(send, 200, _encode({"kept": kept}))
 
-    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def _health(self, facts: _Facts, receive: Receive, send: Send) -> None:  # noqa: ARG002
         reason = self._front.not_ready()
         if reason is not None:
             raise Unavailable(reason)
@@ -156,17 +174,17 @@ class ServingApp:
         answer = {"status": "ready", "service": self._front.service, "release": loaded.address, "release_digest": loaded.digest}
         await self._reply(send, 200, _encode(answer), [(b"cache-control", b"no-store")])
 
-    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def _metrics(self, facts: _Facts, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await self._send(send, 200, self._front.metrics_text().encode(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")])
 
     # --- Open Inference Protocol
 
-    async def _openinference(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _openinference(self, scope: Scope, facts: _Facts, receive: Receive, send: Send) -> None:
         try:
             parts = scope["path"].strip("/").split("/")[1:]
             if parts and parts[-1] == "infer" and len(parts) in (3, 5):
                 _check_method(scope, "POST")
-                await self._infer(self._model(parts[:-1]), scope, receive, send)
+                await self._infer(parts[:-1], facts, receive, send)
                 return
             _check_method(scope, "GET")
             await self._reply(send, 200, _encode(self._described(parts)))
@@ -208,13 +226,14 @@ class ServingApp:
             raise NotFound(f"version {parts[3][:40]} is not loaded here", next_step=f"GET /v2/models/{self._front.service}")
         return found
 
-    async def _infer(self, loaded: Loaded, scope: Scope, receive: Receive, send: Send) -> None:
-        if any(name == b"inference-header-content-length" for name, _ in scope["headers"]):
+    async def _infer(self, parts: list[str], facts: _Facts, receive: Receive, send: Send) -> None:
+        self._model(parts)  # a wrong name needs no body
+        if facts.binary:
             raise InvalidInput("the binary tensor extension is not spoken here yet", next_step="send `data` as JSON")
-        body = await self._body(scope["headers"], receive)
-        loaded = self._model(scope["path"].strip("/").split("/")[1:-1])  # again: the body may have taken its time
+        body = await self._body(facts, receive)
+        loaded = self._model(parts)  # again: the body may have taken its time
         infer = oip.parse_infer(body, loaded.codec)
-        request_id = infer.id or _header_id(scope["headers"]) or self._front.new_id()
+        request_id = infer.id or facts.id() or self._front.new_id()
         lists = await self._front.answer(loaded, infer.n, columns=infer.columns, request_id=request_id, event_us=None)
         parameters = {"release": loaded.address, "release_digest": loaded.digest}
         answer = oip.infer_response(self._front.service, loaded.version, request_id, lists, loaded.signature, infer, parameters)
@@ -222,31 +241,42 @@ class ServingApp:
 
     # --- HTTP
 
-    def _check_sender(self, headers: Headers) -> None:
-        if self._any_host:
-            return
-        for name, value in headers:
+    def _facts(self, scope: Scope) -> _Facts:
+        """What the headers say, in one pass. Raises ``Forbidden`` for a host or origin that is not allowed."""
+        facts = _Facts()
+        for name, value in scope["headers"]:
+            if name not in _HEADERS_READ:
+                continue
             if name == b"host" or name == b"origin":
-                allowed = self._hosts_seen.get(value)
-                if allowed is None:
-                    allowed = _host(value) in self._hosts
-                    if len(self._hosts_seen) < 256:  # clients choose these: no unbounded memory for them
-                        self._hosts_seen[value] = allowed
-                if not allowed:
-                    raise Forbidden(
-                        f"this server does not answer to that {name.decode()}",
-                        next_step="add the name to `allowed_hosts` in andon.toml",
-                        got=value.decode("latin-1")[:80],
-                    )
+                if not self._any_host and not self._hosts_seen.get(value):
+                    self._check_host(name, value)
+            elif name == b"content-length":
+                facts.length = int(value)  # the parser lets digits through only
+            elif name == b"x-request-id":
+                facts.request_id = value
+            elif name == b"inference-header-content-length":
+                facts.binary = True
+            elif value.lower() not in (b"", b"identity"):
+                facts.encoding = value
+        return facts
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    def _check_host(self, name: bytes, value: bytes) -> None:
+        if _host(value) not in self._hosts:
+            raise Forbidden(
+                f"this server does not answer to that {name.decode()}",
+                next_step="add the name to `allowed_hosts` in andon.toml",
+                got=value.decode("latin-1")[:80],
+            )
+        if len(self._hosts_seen) < 256:  # clients choose these: no unbounded memory for them
+            self._hosts_seen[value] = True
+
+    async def _body(self, facts: _Facts, receive: Receive) -> bytes:
         """The whole body. Raises ``TooLarge`` when it is, whatever its headers say."""
-        for name, value in headers:
-            if name == b"content-length" and int(value) > self._cap:  # the parser lets digits through only
-                await self._discard(receive)
-                raise self._too_large(int(value))
-            if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
-                raise InvalidInput("compressed bodies are not taken", field="content-encoding", got=value.decode("latin-1")[:40])
+        if facts.encoding is not None:
+            raise InvalidInput("compressed bodies are not taken", field="content-encoding", got=facts.encoding.decode("latin-1")[:40])
+        if facts.length > self._cap:
+            await self._discard(receive)
+            raise self._too_large(facts.length)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
@@ -278,9 +308,7 @@ class ServingApp:
     def _too_large(self, size: int) -> TooLarge:
         return TooLarge(f"a body has at most {self._cap} bytes", got=size, next_step="send it in parts, or raise `max_body_bytes`")
 
-    async def _refuse(
-        self, scope: Scope, send: Send, error: AndonError, loaded: Loaded | None = None, request_id: str | None = None
-    ) -> None:
+    async def _refuse(self, send: Send, error: AndonError, loaded: Loaded | None = None, request_id: str | None = None) -> None:
         if loaded is None or error.status == 400:  # what a release refused has been counted by the front
             self._front.metrics.refused(loaded.address if loaded else "", error.code)
         headers = [JSON, *_retry(error)]
@@ -290,7 +318,6 @@ class ServingApp:
             headers.append((b"connection", b"close"))
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", str(error.fields["allow"]).encode()))
-        del scope
         await self._send(send, error.status, _encode(error.envelope()), headers)
 
     async def _reply(self, send: Send, status: int, body: bytes, more: Headers | None = None) -> None:
@@ -304,6 +331,12 @@ class ServingApp:
         await send({"type": "http.response.body", "body": body})
 
 
+def _rows(lists: dict[str, list[Any]], n: int) -> list[dict[str, Any]]:
+    if n == 1:
+        return [{name: values[0] for name, values in lists.items()}]
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
 def _said_by(loaded: Loaded, request_id: str | None) -> Headers:
     headers = [(b"x-andon-release", loaded.address.encode())]
     if request_id is not None:
@@ -313,13 +346,6 @@ def _said_by(loaded: Loaded, request_id: str | None) -> Headers:
 
 def _retry(error: AndonError) -> Headers:
     return [(b"retry-after", b"1")] if error.status in (429, 503) else []
-
-
-def _header_id(headers: Headers) -> str | None:
-    for name, value in headers:
-        if name == b"x-request-id":
-            return check_request_id(value.decode("latin-1"))
-    return None
 
 
 def _check_method(scope: Scope, allowed: str) -> None:

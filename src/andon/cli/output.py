@@ -95,9 +95,9 @@ class Group(click.Group):
             import difflib
 
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
-            if close:
-                error.message += f" Did you mean {', '.join(close)}?"
-            raise
+            if not close:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {', '.join(close)}?", ctx) from None
 
 
 def with_store(command: F) -> F:

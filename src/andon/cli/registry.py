@@ -29,6 +29,8 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
         known = ", ".join(sorted(VERSIONED_KINDS | ID_KINDS))
         raise InvalidAddress(f"there is no kind {kind[:40]!r}; kinds are {known}", field="what")
     rows: list[Any]
+    columns: tuple[str, ...]
+    table: list[tuple[Any, ...]]
     if kind == "run":
         runs = showing.runs_view(store, experiment=prefix or None, limit=limit).runs
         columns, rows = ("run", "experiment", "name", "status", "started"), list(runs)
@@ -51,7 +53,7 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
         table = [
             (f"{entry.kind}:{entry.name}", entry.head, to_iso(entry.changed_us), " ".join(f"@{a}={t}" for a, t in entry.aliases.items()))
             for entry in entries
-        ]  # type: ignore[misc]
+        ]
     if as_json:
         say_json(rows)
     elif table:
@@ -135,8 +137,8 @@ def history(store: Store, address: str, as_json: bool) -> None:
     if as_json:
         say_json(moves)
     else:
-        rows = [(to_iso(m.at_us), m.address, m.source or "-", m.target or "-", m.actor, m.reason) for m in moves]
-        say_table(("when", "alias", "from", "to", "who", "why"), rows)
+        moved = [(to_iso(m.at_us), m.address, m.source or "-", m.target or "-", m.actor, m.reason) for m in moves]
+        say_table(("when", "alias", "from", "to", "who", "why"), moved)
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import IO
+
 import click
 
 from andon.cli.output import common, home_option, say_json, with_store
@@ -16,10 +18,11 @@ from andon.store import Store
 @click.option("--serve/--no-serve", default=True, show_default=True, help="Start serving for each service as child processes.")
 def up(home: str | None, host: str | None, port: int | None, serve: bool) -> None:
     """Run the control plane: API, board and controllers, with serving as child processes."""
-    from andon.board.server import up as run_up
+    from andon import board
+    from andon.api.server import up as run_up
     from andon.operations.controllers import controllers
 
-    run_up(load(home, host=host, port=port), controllers=controllers(), serve=serve)
+    run_up(load(home, host=host, port=port), controllers=controllers(), extra_routes=board.routes(), serve=serve)
 
 
 @click.command()
@@ -29,7 +32,7 @@ def up(home: str | None, host: str | None, port: int | None, serve: bool) -> Non
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes any free one.")
 def serve(service: str, home: str | None, host: str | None, port: int) -> None:
     """Serve what holds a service's production channel, and follow it when it moves."""
-    from andon.api.serve import serve as run_serve
+    from andon.api.serving_server import serve as run_serve
 
     run_serve(load(home, host=host), service, port=port)
 
@@ -39,7 +42,7 @@ def serve(service: str, home: str | None, host: str | None, port: int) -> None:
 @click.argument("file", type=click.File("rb"))
 @common
 @with_store
-def label(store: Store, service: str, file: click.utils.LazyFile, as_json: bool) -> None:
+def label(store: Store, service: str, file: IO[bytes], as_json: bool) -> None:
     """Record labels from a JSON-lines FILE ('-' for stdin): {"request_id": …, "label": …} a line."""
     from andon.operations import labelling
 

@@ -10,7 +10,7 @@ import msgspec
 
 from andon.core.errors import InvalidInput
 
-_ACTOR = re.compile(r"(person|token|controller|process):[^\s:][^\n]{0,199}")
+_ACTOR = re.compile(r"(person|token|controller|process):[^\s:\x00-\x1f\x7f\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,199}")
 
 
 class Actor(msgspec.Struct, frozen=True):

@@ -88,7 +88,10 @@ def load(home: str | os.PathLike[str] | None = None, *, environ: Mapping[str, st
         text, _, path = str(error).partition(" - at `$.")
         field = path.rstrip("`").partition("[")[0]
         raise InvalidSettings(
-            f"a setting has the wrong type: {text}", field=field or None, set_in=origin.get(field, "the caller"), got=str(values.get(field))[:80]
+            f"a setting has the wrong type: {text}",
+            field=field or None,
+            set_in=origin.get(field, "the caller"),
+            got=str(values.get(field))[:80],
         ) from None
 
 

@@ -1,7 +1,8 @@
 """The hands of monitoring and incidents: judge each window that is due, decide, act, and write it all down.
 
-The moves it makes outside the journal (a rollback, a training block) come first and are compare-and-swap; then verdicts, decisions and the
-cursor are one transaction. A crash in between repeats the window: the same evidence gives the same decision, and the move finds itself done.
+The moves it makes outside the journal (a rollback, a training block) come first and are compare-and-swap; then verdicts, decisions and
+the cursor are one transaction. A crash in between repeats the window: the same evidence gives the same decision, and the move finds
+itself done.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from andon import registry, releases
 from andon.core.actors import Actor
 from andon.core.addresses import Address
 from andon.core.errors import AndonError, NotFound
+from andon.core.ids import Ids
 from andon.core.verdicts import Verdict
 from andon.incidents.changes import changes_of
 from andon.incidents.decide import decide, fold
 from andon.incidents.journal import state_of, write_in
 from andon.incidents.records import (
     Action,
+    AskTriage,
     BlockTraining,
     Finding,
     IncidentPolicy,
@@ -31,6 +34,7 @@ from andon.incidents.records import (
     TriageEvidence,
     UnblockTraining,
 )
+from andon.incidents.replaying import LateReplay
 from andon.incidents.triage import triage
 from andon.monitoring.served import Replay
 from andon.monitoring.watching import Judged, Watcher, WatchState
@@ -45,19 +49,29 @@ class IncidentController:
 
     name = "incidents"
 
-    def __init__(self, replay: Replay) -> None:
-        self.watcher = Watcher(replay)
+    def __init__(self, replay: Replay | None = None) -> None:
+        """``replay`` answers with any release; by default the serving runtime does, started when first needed."""
+        self._late = LateReplay() if replay is None else None
+        self.watcher = Watcher(self._late or replay)  # type: ignore[arg-type]  # one of the two is there
+        self._holder = Ids().new()
+
+    def close(self) -> None:
+        """End the runners that replays started."""
+        if self._late is not None:
+            self._late.close()
 
     def tick(self, store: Store) -> bool:
         """Judge one due window of every service; whether there was any."""
         services = [entry.name for entry in registry.entries(store, "release")]
-        return any([self.step(store, service) is not None for service in services])
+        judged = [self.step(store, service) for service in services]
+        return any(one is not None for one in judged)
 
     def step(self, store: Store, service: str) -> Judged | None:
         """Judge the next due window of a service and act on it, or None when none is due. Raises ``LeaseHeld`` when another does."""
-        holder, now_us = store.ids.new() if not hasattr(self, "_holder") else self._holder, store.clock.now_us()
-        self._holder = holder
-        store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", holder, now_us=now_us, for_us=LEASE_US))
+        if self._late is not None:
+            self._late.bind(store)
+        now_us = store.clock.now_us()
+        store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", self._holder, now_us=now_us, for_us=LEASE_US))
         with store.ledger.read() as connection:
             cursor = leases.read_cursor(connection, f"watch:{service}")
         state = WatchState() if cursor.state is None else msgspec.convert(cursor.state, WatchState)
@@ -67,13 +81,11 @@ class IncidentController:
         verdicts = tuple(msgspec.structs.replace(verdict, id=store.ids.new()) for verdict in judged.verdicts)
         judged = msgspec.structs.replace(judged, verdicts=verdicts)
         actions, finding = self._decide(store, service, judged)
-        actions = [self._act(store, service, action) for action in actions]
+        actions = [self._act(store, service, action, finding.onset_us if finding else None) for action in actions]
 
         def work(connection: Connection) -> None:
             now = store.clock.now_us()
-            leases.move_cursor(
-                connection, f"watch:{service}", msgspec.to_builtins(judged.state), expected=cursor.revision, now_us=now
-            )
+            leases.move_cursor(connection, f"watch:{service}", msgspec.to_builtins(judged.state), expected=cursor.revision, now_us=now)
             registry.record_verdicts_in(connection, verdicts)
             write_in(connection, service, actions, now_us=now, actor=ACTOR, finding=finding, verdicts=verdicts)
 
@@ -141,7 +153,7 @@ class IncidentController:
         state, policy = state_of(store, service), incident_policy(store, service)
         observation = Observation(at_us=judged.at_us, release=judged.release, verdicts=judged.verdicts)
         actions = list(decide(state, observation, policy))
-        if not any(type(action).__name__ == "AskTriage" for action in actions) or judged.born is None:
+        if not any(isinstance(action, AskTriage) for action in actions) or judged.born is None:
             return actions, None
         since = min((incident.onset_us for incident in state.open), default=judged.at_us)
         earlier = registry.verdicts_on(store, Address("service", service), statuses=("fail",), start_us=since, limit=200)
@@ -169,7 +181,7 @@ class IncidentController:
             )
         )
 
-    def _act(self, store: Store, service: str, action: Action) -> Action:
+    def _act(self, store: Store, service: str, action: Action, onset_us: int | None) -> Action:
         """Carry an action out; what cannot be done becomes a ``Nothing`` that says why."""
         try:
             if isinstance(action, Rollback):
@@ -184,10 +196,16 @@ class IncidentController:
                 )
             elif isinstance(action, BlockTraining):
                 releases.block_training(
-                    store, service, actor=ACTOR, reason=action.why, since_us=action.at_us, incident=action.incident
+                    store,
+                    service,
+                    actor=ACTOR,
+                    reason=action.why,
+                    since_us=onset_us or action.at_us,
+                    incident=action.incident,
+                    event_us=action.at_us,
                 )
             elif isinstance(action, UnblockTraining):
-                releases.allow_training(store, service, actor=ACTOR, reason=action.why)
+                releases.allow_training(store, service, actor=ACTOR, reason=action.why, event_us=action.at_us)
         except AndonError as error:
             if isinstance(action, Rollback) and releases.service_state(store, service).current() == action.to:
                 return action  # done before a crash, or by a person a moment ago

@@ -47,7 +47,7 @@ def decide(state: IncidentsState, observation: Observation, policy: IncidentPoli
     >>> fine = Verdict(subject="service:bikes", check="live-quality", status="pass", message="")
     >>> seen = Observation(at_us=1, release="release:bikes@1", verdicts=(fine,))
     >>> [action.why for action in decide(IncidentsState("service:bikes"), seen, IncidentPolicy())]
-    ['no verdict failed']
+    ['one window watched', 'no verdict failed']
     """
     at = observation.at_us
     failed = tuple(sorted({verdict.check for verdict in observation.verdicts if verdict.status == "fail"}))
@@ -65,7 +65,7 @@ def decide(state: IncidentsState, observation: Observation, policy: IncidentPoli
     if failed and finding is not None:
         inputs |= _numbers(finding)
         actions += _respond(state, finding, failed, at, inputs, policy)
-    actions += _watch(state, observation, at, inputs, policy)
+    actions += _watch(fold(state, actions), observation, at, inputs, policy)
     if not any(not isinstance(action, Watched) for action in actions):
         why = "no verdict failed" if not failed else f"{', '.join(failed)}: known, and what can be done has been done"
         actions.append(Nothing(at_us=at, why=why, inputs=inputs))
@@ -108,7 +108,7 @@ def _respond(
             checks=failed,
         )
     else:
-        name = f"{state.service}/{state.opened + 1}"
+        name = f"{state.service}-{state.opened + 1}"
         moved = OpenIncident(
             at_us=at,
             why=finding.message,
@@ -171,6 +171,8 @@ def _watch(
     quiet, loud = [], []
     actions: list[Action] = []
     for incident in state.open:
+        if at in (incident.opened_us, incident.acted_us):
+            continue  # what was done a moment ago has had no window yet
         watched = [v for v in observation.verdicts if any(v.check.startswith(prefix) for prefix in _WATCHED[incident.cause])]
         if any(verdict.status == "fail" for verdict in watched):
             loud.append(incident.id)

@@ -50,9 +50,7 @@ def write_in(
         body = msgspec.to_builtins(action)
         kind = str(body["action"])
         why = reason or action.why
-        streams.append(
-            connection, journal_stream(service), kind, body, at_us=now_us, event_us=action.at_us, actor=actor, reason=why
-        )
+        streams.append(connection, journal_stream(service), kind, body, at_us=now_us, event_us=action.at_us, actor=actor, reason=why)
         incident = getattr(action, "incident", "")
         if not incident or isinstance(action, Watched | AskTriage):
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -79,18 +81,18 @@ def load_model(store: Store, address: str | Address, *, allow_pickle: bool = Fal
     """
     version = get(store, Address.parse(address, kind="model"))
     manifest = manifest_of(version, ModelManifest)
-    scratch = tempfile.TemporaryDirectory(prefix="andon-model-", ignore_cleanup_errors=True)
-    files = Path(scratch.name, "files")
+    scratch = tempfile.mkdtemp(prefix="andon-model-")
+    files = Path(scratch, "files")
+    keep = False
     try:
         store.blobs.get_tree(manifest.files, files)
+        predictor = load(manifest, files, allow_pickle=allow_pickle)
+        keep = manifest.format == "python"  # its code may read its files for as long as this process uses it
+        return predictor
     except CorruptBytes as error:
         raise CorruptBytes(f"the model's stored bytes are damaged: {error.message}", model=str(version.address), **error.fields) from error
-    predictor = load(manifest, files, allow_pickle=allow_pickle)
-    if manifest.format == "python":
-        _folders.append(scratch)  # its code may read its files for as long as this process uses it
-    else:
-        scratch.cleanup()
-    return predictor
-
-
-_folders: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
+    finally:
+        if keep:
+            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -52,7 +52,8 @@ def bet_on_change(bettor: Bettor, gain: float, worst: float, at_us: int) -> Bett
     ``gain`` has a conditional mean of at most 0 under the null and is never below ``-worst`` (``worst > 0``).
 
     >>> bettor = Bettor()
-    >>> for day in range(9): bettor = bet_on_change(bettor, -0.5 if day < 3 else 0.9, 1.0, day)
+    >>> for day in range(12):
+    ...     bettor = bet_on_change(bettor, -0.5 if day < 3 else 0.9, 1.0, day)
     >>> bettor.crossed(0.05), bettor.onset_us
     (True, 3)
     """
@@ -66,7 +67,8 @@ def bet_once(bettor: Bettor, gain: float, worst: float, at_us: int, stakes: tupl
     1, so the total stays an e-process); half of it at the first step, at a cost of ``log 2``. Arguments as :func:`bet_on_change`.
 
     >>> bettor = Bettor()
-    >>> for day in range(9): bettor = bet_once(bettor, 1.0, 1.0, day)
+    >>> for day in range(9):
+    ...     bettor = bet_once(bettor, 1.0, 1.0, day)
     >>> bettor.crossed(0.05), bettor.onset_us
     (True, 0)
     """

@@ -171,8 +171,9 @@ def _partner_rests(name: str, served: Frame, inside: Array, profile: Profile) ->
     if not np.isfinite(expected).any():
         return False
     moves = float(np.nanmax(expected) - np.nanmin(expected))
-    off = float(np.nanmean(np.abs(served.inputs[name][inside] - expected)))
-    return moves <= relation.scale and off <= 3 * relation.scale
+    differences = np.abs(served.inputs[name][inside] - expected)
+    off = float(np.nanmax(differences)) if np.isfinite(differences).any() else np.inf
+    return moves <= relation.scale and off <= 4 * relation.scale
 
 
 def jump(
@@ -185,7 +186,8 @@ def jump(
     if not len(centre):
         return [], float("nan")
     level = float(np.median(centre))
-    spread = float(np.nanmean(day_statistics(event_us, residual)[1])) if np.isfinite(residual).sum() > 3 else 0.0
+    spreads = day_statistics(event_us, residual)[1]
+    spread = float(np.nanmean(spreads)) if np.isfinite(spreads).any() else 0.0
     moved = abs(level - baseline(recent)) if len(recent) else 0.0
     p_jump, p_spread = number.shift.p(moved), number.spread.p(spread)
     n = int(np.isfinite(column).sum())

@@ -45,7 +45,7 @@ class InputsState(msgspec.Struct, frozen=True):
     judged_until_us: int = 0
 
 
-def tests_per_window(profile: Profile) -> int:
+def rare_tests(profile: Profile) -> int:
     """How many rare-event tests share one window's part of the budget."""
     soft_laws = sum(law.exceptions > 0 for law in profile.clock_laws.values()) + sum(
         law.exceptions > 0 for law in profile.calendar_laws.values()
@@ -69,7 +69,7 @@ def judge_inputs(
         why = f"{len(rows)} rows in this window; {policy.min_rows} are needed"
         silent = tuple(_undecided(name, subject, window_us, why, len(rows)) for name in CHECKS if name != "volume")
         return (_verdict("volume", [counted], subject, window_us, 0.25), *silent), msgspec.structs.replace(state, judged_until_us=end)
-    alpha = policy.row_alpha(tests_per_window(profile))
+    alpha = policy.row_alpha(rare_tests(profile))
     found = [counted, _repeats(rows, profile)]
     late = tests.staleness(rows, profile, policy, alpha)
     found += [late] if late is not None else []

@@ -39,9 +39,10 @@ def clock(name: str, event_us: Ints, step: int = HOUR_US) -> Ints:
 def encode(column: Array) -> tuple[Ints, list[float | str]]:
     """Codes from 0 (``-1`` for null) and the values they stand for."""
     if column.dtype.kind == "O":
-        names = sorted({value for value in column.tolist() if value is not None})
+        texts = [None if value is None or value != value else str(value) for value in column.tolist()]
+        names = sorted({text for text in texts if text is not None})
         place = {name: code for code, name in enumerate(names)}
-        return np.array([place.get(value, -1) for value in column.tolist()], dtype=np.int64), list(names)
+        return np.array([-1 if text is None else place[text] for text in texts], dtype=np.int64), list(names)
     values, codes = np.unique(column, return_inverse=True)
     finite = np.isfinite(values)
     return np.where(finite[codes], codes, -1).astype(np.int64), values[finite].tolist()

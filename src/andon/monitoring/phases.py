@@ -7,8 +7,8 @@ import numpy as np
 from andon.core.clocks import DAY_US, HOUR_US, MINUTE_US
 from andon.monitoring.records import Array, Floats, Frame, Ints
 
-_SHRINK = 4.0
-"""How many observations the coarser mean is worth; a gate of four weeks has four per hour of the week."""
+_SHRINK_DAY, _SHRINK_WEEK = 1.0, 4.0
+"""How many observations the coarser mean is worth; a gate of four weeks has 28 per hour of the day, four per hour of the week."""
 
 
 def step_us(event_us: Ints) -> int:
@@ -45,7 +45,7 @@ def hour_of_week(event_us: Ints, step: int = HOUR_US, period_us: int = 7 * DAY_U
 class LikeHours:
     """The mean of a value at like hours, shrunk: hour of the week towards hour of the day towards the overall mean.
 
-    ``expect(event_us)`` gives float64 (n,), finite and at least ``floor`` wherever any value was finite at all; NaN if none was.
+    ``expect(event_us)`` gives float64 (n,), finite if any value was, else NaN throughout.
     Shrinkage is the usual one-way random-effects estimate with a fixed prior weight (Gelman & Hill 2007, ch. 12).
 
     >>> when = np.arange(14 * 24, dtype=np.int64) * HOUR_US
@@ -61,11 +61,13 @@ class LikeHours:
         when, found = event_us[known], np.asarray(values, dtype=np.float64)[known]
         self.n = len(found)
         self.overall = float(found.mean()) if self.n else float("nan")
-        self._day = _shrunk(hour_of_day(when, self.step), found, -(-DAY_US // self.step), np.full(-(-DAY_US // self.step), self.overall))
+        self._day = _shrunk(
+            hour_of_day(when, self.step), found, -(-DAY_US // self.step), np.full(-(-DAY_US // self.step), self.overall), _SHRINK_DAY
+        )
         size = max(1, -(-period_us // self.step))
         starts = (np.arange(size, dtype=np.int64) * self.step + 4 * DAY_US) if period_us % DAY_US == 0 else np.zeros(size, dtype=np.int64)
         coarse = self._day[hour_of_day(starts, self.step)]
-        self._week = _shrunk(hour_of_week(when, self.step, period_us), found, size, coarse)
+        self._week = _shrunk(hour_of_week(when, self.step, period_us), found, size, coarse, _SHRINK_WEEK)
 
     def expect(self, event_us: Ints) -> Floats:
         """The like-hour mean for each row: float64 (n,)."""
@@ -76,10 +78,10 @@ class LikeHours:
         return np.asarray(self._day[hour_of_day(event_us, self.step)])
 
 
-def _shrunk(group: Ints, values: Floats, size: int, prior: Floats) -> Floats:
+def _shrunk(group: Ints, values: Floats, size: int, prior: Floats, weight: float) -> Floats:
     count = np.bincount(group, minlength=size)[:size].astype(np.float64)
     total = np.bincount(group, weights=values, minlength=size)[:size]
-    return np.asarray((total + _SHRINK * prior) / (count + _SHRINK))
+    return np.asarray((total + weight * prior) / (count + weight))
 
 
 def season_ago(history: Frame, event_us: Ints, period_us: int) -> Floats:

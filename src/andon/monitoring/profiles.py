@@ -209,7 +209,7 @@ def day_maximum(place: Ints, values: Floats) -> Floats:
 
 
 def partner_moves(rows: Frame, law: Relation) -> Floats:
-    """For each row, how far (in the relation's scales) the partner moved the feature's expected value while it stood still: float64 (n,)."""
+    """How far (in the relation's scales) the partner moved the feature's expected value while it stood still, so far: float64 (n,)."""
     expected = law.expect(rows.inputs[law.partner])
     own = encode(rows.inputs[law.feature])[0]
     moved = np.zeros(len(rows))

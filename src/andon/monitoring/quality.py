@@ -22,7 +22,7 @@ _MEMORY = 28
 """Windows of scores that are carried along."""
 _PRIOR = 7.0
 """Windows of "no growth" that the estimate of growth starts from."""
-_FLOOR, _CAP = 0.5, 3.0
+_FLOOR, _CAP = 0.5, 2.0
 """A window's harm is clipped to this many times the margin: the floor lets one stake more, the cap keeps one wild day from deciding."""
 
 
@@ -52,6 +52,8 @@ class QualityState(msgspec.Struct, frozen=True):
     release: str = ""
     bettor: Bettor = Bettor()
     scores: tuple[WindowScore, ...] = ()
+    before: tuple[WindowScore, ...] = ()
+    """Scores of earlier releases: the naive baseline is the same whatever release answers, so growth is remembered across a rollback."""
     judged_until_us: int = 0
 
 
@@ -110,6 +112,18 @@ def growth(scores: tuple[WindowScore, ...]) -> float:
     return max(1.0, (prior + sum(score.naive for score in found)) / (prior + sum(score.naive_expected for score in found)))
 
 
+def _rebased(scores: tuple[WindowScore, ...], expected: Expectations, policy: Policy) -> tuple[WindowScore, ...]:
+    """Old scores with what the *new* release's gate leads one to expect of the naive baseline in those windows."""
+    if not math.isfinite(expected.naive.overall):
+        return ()
+
+    def again(score: WindowScore) -> WindowScore:
+        steps = np.arange(score.start_us, score.start_us + policy.window_us, expected.naive.step, dtype=np.int64)
+        return msgspec.structs.replace(score, naive_expected=float(expected.naive.expect(steps).mean()) * score.naive_n)
+
+    return tuple(again(score) for score in scores)
+
+
 def judge_quality(
     expected: Expectations, state: QualityState, served: Frame, window_us: tuple[int, int], *, subject: str, release: str, policy: Policy
 ) -> tuple[Verdict, QualityState]:
@@ -125,17 +139,18 @@ def judge_quality(
     rows = served.between(start, end)
     rows = rows.take(rows.release == release)
     n = int(np.isfinite(losses(rows.prediction, rows.label)).sum())
-    scores = state.scores if release == state.release else ()
-    bettor = state.bettor if release == state.release else Bettor()
+    if release != state.release:
+        state = QualityState(release, before=_rebased((*state.before, *state.scores)[-_MEMORY:], expected, policy))
+    scores, bettor = state.scores, state.bettor
     score = score_window(expected, rows, concat([expected.history, served]), start, policy) if n >= policy.min_labels else None
     if score is None or score.expected <= 0:
-        kept = QualityState(release, bettor, scores, end)
+        kept = msgspec.structs.replace(state, judged_until_us=end)
         return _undecided(subject, window_us, f"{n} labels are due in this window; {policy.min_labels} are needed", n), kept
-    score = msgspec.structs.replace(score, growth=growth(scores))
+    score = msgspec.structs.replace(score, growth=growth((*state.before, *scores)[-_MEMORY:]))
     harm = min(_CAP, max(_FLOOR, score.ratio / policy.harm_ratio))
     bettor = bet_on_change(bettor, harm - 1.0, 1.0 - _FLOOR, start)
     scores = (*scores, score)[-_MEMORY:]
-    after = QualityState(release, bettor, scores, end)
+    after = QualityState(release, bettor, scores, state.before, end)
     return _verdict(after, rows, expected, window_us, subject, policy), after
 
 

@@ -174,7 +174,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The season that "the same hour last …" looks back, microseconds."""
     loss: Loss = "absolute"
     """How a prediction is scored against its label."""
-    alpha: float = 0.01
+    alpha: float = 0.003
     """Live quality: 1/alpha bounds from below the mean number of windows between false alarms of a service whose loss is *at* the harm
     margin (a healthier one is quieter)."""
     harm_ratio: float = 1.4

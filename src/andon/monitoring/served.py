@@ -118,7 +118,7 @@ def _instants(table: pa.Table, name: str) -> Array:
     column = table[name]
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us", tz=column.type.tz))
-    return column.cast(pa.int64()).to_numpy()
+    return np.asarray(column.cast(pa.int64()).to_numpy())
 
 
 def _numbers(table: pa.Table, name: str) -> Array:

@@ -126,9 +126,9 @@ def pin_code(store: Store, folder: str | os.PathLike[str] | None, transform: str
         if size > MAX_CODE_BYTES:
             raise InvalidInput("this folder is too large to be code", field="code", got=size, limit=MAX_CODE_BYTES)
         tree = _put_code(store, path)
-    from andon.tracking.capture.code import capture_code
+    from andon.tracking import capture_facts
 
-    here = capture_code(store.blobs)
+    here = capture_facts(store)[0].code
     return CodePin(commit=here.commit, dirty_diff=here.dirty_diff, tree=tree, transform=transform)
 
 
@@ -143,7 +143,7 @@ def _put_code(store: Store, path: Path) -> str:
 
 
 def _environment() -> EnvironmentLock:
-    from andon.tracking.capture.environment import capture_environment
+    from andon.tracking import capture_environment
 
     return capture_environment()
 

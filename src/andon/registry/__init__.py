@@ -6,26 +6,24 @@ connection of a ledger transaction instead, so that callers can do several in on
 
 from andon.registry.aliases import ANY, alias_revision, aliases_of, move_alias, move_alias_in, moves, read_alias_in, remove_alias
 from andon.registry.diffs import Change, diff, diff_values
-from andon.registry.lineage import Edge, Graph, lineage, link_in
+from andon.registry.finding import get, get_in, resolve, resolve_in
+from andon.registry.lineage import Direction, Edge, Graph, lineage, link_in
 from andon.registry.records import Entry, Move, Parent, TagChange, Version
 from andon.registry.tags import set_tag, set_tag_in, tag_history, tags_of
 from andon.registry.verdicts import get_verdict, record_verdicts_in, verdicts_on
 from andon.registry.versions import (
     delete,
     entries,
-    get,
-    get_in,
     manifest_of,
     register,
     register_in,
-    resolve,
-    resolve_in,
     versions,
 )
 
 __all__ = [
     "ANY",
     "Change",
+    "Direction",
     "Edge",
     "Entry",
     "Graph",

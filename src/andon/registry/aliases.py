@@ -9,6 +9,8 @@ from sqlalchemy import Connection, insert, select, update
 from andon.core.actors import Actor
 from andon.core.addresses import Address, check_alias
 from andon.core.errors import AliasMoved, InvalidAddress, NotFound
+from andon.core.texts import check_reason
+from andon.registry.finding import get_in
 from andon.registry.records import Move
 from andon.store import Store
 from andon.store import schema as s
@@ -41,8 +43,6 @@ def move_alias_in(
     expected: Any = ANY,
 ) -> Move:
     """``move_alias`` inside the caller's transaction."""
-    from andon.registry.versions import get_in  # versions and aliases resolve each other
-
     alias = _parse_alias(address)
     target = Address.parse(to)
     kind = TARGET_KINDS.get(alias.kind, alias.kind)
@@ -64,15 +64,16 @@ def remove_alias(store: Store, address: str | Address, *, actor: Actor, reason: 
 
 
 def _move(connection: Connection, alias: Address, target: str | None, now_us: int, actor: Actor, reason: str, expected: Any) -> Move:
+    check_reason(reason)
     key = (s.aliases.c.kind == alias.kind) & (s.aliases.c.name == alias.name) & (s.aliases.c.alias == alias.alias)
     row = connection.execute(select(s.aliases).where(key)).first()
     source = None if row is None else row.target
-    if expected is not ANY and (None if expected is None else str(expected)) != source:
-        raise AliasMoved(alias=str(alias), expected=expected, found=source)
-    revision = 1 if row is None else row.revision + (source != target)
-    move = Move(address=str(alias), revision=revision, source=source, target=target, at_us=now_us, actor=str(actor), reason=reason)
+    if expected is not ANY and (wanted := _versioned(expected)) != source:
+        raise AliasMoved(alias=str(alias), expected=wanted, found=source)
     if row is not None and source == target:
-        return move
+        return _last_move(connection, alias)
+    revision = 1 if row is None else row.revision + 1
+    move = Move(address=str(alias), revision=revision, source=source, target=target, at_us=now_us, actor=str(actor), reason=reason)
     values = {"target": target, "revision": revision, "moved_us": now_us}
     if row is None:
         connection.execute(insert(s.aliases).values(kind=alias.kind, name=alias.name, alias=alias.alias, **values))
@@ -92,6 +93,21 @@ def _move(connection: Connection, alias: Address, target: str | None, now_us: in
         )
     )
     return move
+
+
+def _versioned(expected: str | Address | None) -> str | None:
+    if expected is None:
+        return None
+    address = Address.parse(expected)
+    if address.version is None:
+        raise InvalidAddress("what an alias is expected to point to is a version: kind:name@3", field="expected", got=str(address))
+    return str(address)
+
+
+def _last_move(connection: Connection, alias: Address) -> Move:
+    moved = s.alias_moves.c
+    query = select(s.alias_moves).where(moved.kind == alias.kind, moved.name == alias.name, moved.alias == alias.alias)
+    return _record(connection.execute(query.order_by(moved.revision.desc()).limit(1)).one())
 
 
 def read_alias_in(connection: Connection, address: str | Address) -> str | None:
@@ -121,25 +137,26 @@ def aliases_of(store: Store, entry: str | Address) -> dict[str, str]:
 
 
 def moves(store: Store, address: str | Address, *, limit: int = 1000) -> list[Move]:
-    """The moves of one alias, or of all aliases of a name, oldest first."""
+    """The newest ``limit`` moves of one alias, or of all aliases of a name, oldest first."""
     at = Address.parse(address)
     query = select(s.alias_moves).where(s.alias_moves.c.kind == at.kind, s.alias_moves.c.name == at.name)
     if at.alias is not None:
         query = query.where(s.alias_moves.c.alias == at.alias)
     with store.ledger.read() as connection:
         rows = connection.execute(query.order_by(s.alias_moves.c.seq.desc()).limit(limit)).all()
-    return [
-        Move(
-            address=f"{row.kind}:{row.name}@{row.alias}",
-            revision=row.revision,
-            source=row.source,
-            target=row.target,
-            at_us=row.at_us,
-            actor=row.actor,
-            reason=row.reason,
-        )
-        for row in reversed(rows)
-    ]
+    return [_record(row) for row in reversed(rows)]
+
+
+def _record(row: Any) -> Move:
+    return Move(
+        address=f"{row.kind}:{row.name}@{row.alias}",
+        revision=row.revision,
+        source=row.source,
+        target=row.target,
+        at_us=row.at_us,
+        actor=row.actor,
+        reason=row.reason,
+    )
 
 
 def _parse_alias(address: str | Address) -> Address:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from andon.core.addresses import Address
-from andon.registry.versions import get
+from andon.registry.finding import get
 from andon.store import Store
 
 
@@ -25,10 +25,10 @@ def diff(store: Store, a: str | Address, b: str | Address) -> list[Change]:
 
 
 def diff_values(before: Any, after: Any) -> list[Change]:
-    """The differences between two JSON-like values.
+    """The differences between two JSON-like values; values differ when their JSON does, so ``1``, ``1.0`` and ``true`` do.
 
-    Lists of records that carry a ``name``, ``address`` or ``path`` are compared by it; lists of ``name==version`` by name; other lists by
-    position.
+    Lists of records that carry a ``name``, ``address`` or ``path`` are compared by it, lists of ``name==version`` by name and lists of
+    different texts by themselves; a changed order is one change, ``path[order]``. Other lists are compared by position.
 
     >>> diff_values({"a": 1, "b": ["x==1"]}, {"a": 1, "b": ["x==2"]})
     [Change(path='b[x]', before='x==1', after='x==2')]
@@ -39,24 +39,30 @@ def diff_values(before: Any, after: Any) -> list[Change]:
 
 
 def _compare(before: Any, after: Any, path: str, found: list[Change]) -> None:
-    if before == after:
-        return
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted(before.keys() | after.keys()):
             _compare(before.get(key), after.get(key), f"{path}.{key}" if path else str(key), found)
     elif isinstance(before, list) and isinstance(after, list):
-        left, right = _keyed(before), _keyed(after)
-        for key in [*left, *(key for key in right if key not in left)]:
-            _compare(left.get(key), right.get(key), f"{path}[{key}]", found)
-    else:
+        _compare_lists(before, after, path, found)
+    elif type(before) is not type(after) or before != after:
         found.append(Change(path, before, after))
 
 
-def _keyed(items: list[Any]) -> dict[str, Any]:
+def _compare_lists(before: list[Any], after: list[Any], path: str, found: list[Change]) -> None:
+    left, right = _keyed(before), _keyed(after)
+    if left is None or right is None:
+        left, right = dict(enumerate(before)), dict(enumerate(after))
+    for key in [*left, *(key for key in right if key not in left)]:
+        _compare(left.get(key), right.get(key), f"{path}[{key}]", found)
+    order, new_order = [key for key in left if key in right], [key for key in right if key in left]
+    if order != new_order:
+        found.append(Change(f"{path}[order]", order, new_order))
+
+
+def _keyed(items: list[Any]) -> dict[Any, Any] | None:
+    """The items by what names them, or None unless each has a name of its own."""
     keys = [_key(item) for item in items]
-    if None in keys or len(set(keys)) != len(keys):
-        return {str(position): item for position, item in enumerate(items)}
-    return {str(key): item for key, item in zip(keys, items, strict=True)}
+    return dict(zip(keys, items, strict=True)) if None not in keys and len(set(keys)) == len(keys) else None
 
 
 def _key(item: Any) -> str | None:
@@ -64,6 +70,4 @@ def _key(item: Any) -> str | None:
         if isinstance(item.get("address"), str):
             return str(item["address"]).partition("@")[0]
         return next((str(item[key]) for key in ("name", "path") if isinstance(item.get(key), str)), None)
-    if isinstance(item, str) and "==" in item:
-        return item.partition("==")[0]
-    return None
+    return item.partition("==")[0] if isinstance(item, str) else None

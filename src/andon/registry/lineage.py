@@ -8,9 +8,11 @@ import msgspec
 from sqlalchemy import Connection, insert, select
 
 from andon.core.addresses import VERSIONED_KINDS, Address
+from andon.registry.finding import require_in
 from andon.store import Store
 from andon.store import schema as s
 
+LOOK_AT_ONCE = 500
 Direction = Literal["up", "down", "both"]
 
 
@@ -41,33 +43,42 @@ def link_in(connection: Connection, child: str, parent: str, role: str, *, now_u
 
 
 def lineage(store: Store, address: str | Address, direction: Direction = "both", *, limit: int = 500) -> Graph:
-    """What ``address`` was made from (``up``), what was made from it (``down``), or both; breadth first, at most ``limit`` nodes."""
-    from andon.registry.versions import get_in  # versions link when they register
+    """What ``address`` was made from (``up``), what was made from it (``down``), or both; breadth first, at most ``limit`` nodes.
 
+    A deleted version keeps its lineage. Raises ``NotFound`` for a version that never was.
+    """
+    at = Address.parse(address)
     with store.ledger.read() as connection:
-        at = Address.parse(address)
-        root = str(get_in(connection, at).address if at.kind in VERSIONED_KINDS else at)
-        nodes, edges = {root: None}, set[Edge]()
+        root = str(require_in(connection, at).address if at.kind in VERSIONED_KINDS else at)
+        nodes: dict[str, None] = {root: None}
+        edges: set[Edge] = set()
         truncated = False
         for near, far in _walks(direction):
-            frontier = [root]
-            seen = {root}
-            while frontier and not truncated:
-                found = connection.execute(select(s.edges).where(getattr(s.edges.c, near).in_(frontier[:500]))).all()
-                rest = frontier[500:]
-                reached = []
-                for row in found:
-                    edges.add(Edge(row.child, row.parent, row.role))
-                    other = getattr(row, far)
-                    if other not in seen:
-                        seen.add(other)
-                        reached.append(other)
-                        nodes[other] = None
-                truncated = len(nodes) > limit
-                frontier = rest + reached
+            truncated |= _walk(connection, root, near, far, nodes, edges, limit)
     kept = tuple(nodes)[:limit]
     inside = set(kept)
     return Graph(root, kept, tuple(sorted(edge for edge in edges if edge.child in inside and edge.parent in inside)), truncated)
+
+
+def _walk(connection: Connection, root: str, near: str, far: str, nodes: dict[str, None], edges: set[Edge], limit: int) -> bool:
+    """Add what can be reached from ``root`` in one direction; whether there was more than ``limit``."""
+    here, there = s.edges.c[near], s.edges.c[far]
+    frontier, seen = [root], {root}
+    while frontier:
+        now, frontier = frontier[:LOOK_AT_ONCE], frontier[LOOK_AT_ONCE:]
+        # One more row than could be kept, so that a dataset with a million descendants costs no more than the limit.
+        most = limit + len(seen) + len(edges) + 1
+        rows = connection.execute(select(s.edges).where(here.in_(now)).order_by(here, there, s.edges.c.role).limit(most)).all()
+        for row in rows:
+            edges.add(Edge(row.child, row.parent, row.role))
+            other = getattr(row, far)
+            nodes[other] = None
+            if other not in seen:
+                seen.add(other)
+                frontier.append(other)
+        if len(nodes) > limit or len(rows) == most:
+            return True
+    return False
 
 
 def _walks(direction: Direction) -> list[tuple[str, str]]:

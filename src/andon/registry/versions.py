@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, insert, select, update
 from sqlalchemy import delete as sql_delete
 
 from andon.core.actors import Actor
-from andon.core.addresses import LATEST, VERSIONED_KINDS, Address, check_name
-from andon.core.digests import canonical_json, digest_bytes
-from andon.core.errors import Conflict, Gone, InvalidAddress, InvalidInput, NotFound, Pinned
+from andon.core.addresses import VERSIONED_KINDS, Address, check_name
+from andon.core.digests import canonical_json, check_digest, digest_bytes
+from andon.core.errors import Conflict, InvalidAddress, InvalidInput, Pinned
+from andon.core.texts import check_reason, check_text
+from andon.registry.finding import get_in, not_found, require_in, version_of
 from andon.registry.lineage import link_in
 from andon.registry.records import Entry, Parent, Version
 from andon.store import Store
 from andon.store import schema as s
 
 T = TypeVar("T")
+MAX_KEY_BYTES = 500
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 
@@ -75,6 +77,9 @@ def register_in(
     if kind not in VERSIONED_KINDS:
         raise InvalidAddress(f"{kind!r} has no versions", field="kind")
     check_name(name)
+    check_reason(reason)
+    if idempotency_key is not None:
+        check_text(idempotency_key, "idempotency_key", at_least=1, at_most=MAX_KEY_BYTES)
     body = canonical_json(manifest)
     if len(body) > MAX_MANIFEST_BYTES:
         raise InvalidInput(
@@ -101,7 +106,7 @@ def register_in(
     address = Address(kind, name, version)
     for parent in parents:
         link_in(connection, str(address), _pinned(connection, parent.address), parent.role, now_us=now_us)
-    owned = sorted(set(blobs))
+    owned = sorted({check_digest(blob) for blob in blobs})
     if owned:
         connection.execute(insert(s.blob_refs), [{"owner": str(address), "digest": blob} for blob in owned])
     return Version(address=address, digest=digest, manifest=msgspec.json.decode(body), created_us=now_us, actor=str(actor), reason=reason)
@@ -115,9 +120,9 @@ def _known(connection: Connection, kind: str, name: str, digest: str, key: str |
             return None
         if row.digest != digest:
             raise Conflict("this idempotency key was used for another manifest", field="idempotency_key", got=key[:80])
-        return _version(row)
+        return version_of(row)
     head = connection.execute(select(s.versions).where(named).order_by(s.versions.c.version.desc()).limit(1)).first()
-    return _version(head) if head is not None and head.digest == digest and head.deleted_us is None else None
+    return version_of(head) if head is not None and head.digest == digest and head.deleted_us is None else None
 
 
 def _next_version(connection: Connection, kind: str, name: str, now_us: int) -> int:
@@ -131,60 +136,8 @@ def _next_version(connection: Connection, kind: str, name: str, now_us: int) -> 
 
 
 def _pinned(connection: Connection, text: str) -> str:
-    address = Address.parse(text)
-    return str(resolve_in(connection, address)) if address.kind in VERSIONED_KINDS else str(address)
-
-
-def resolve(store: Store, address: str | Address) -> Address:
-    """The versioned address that ``address`` means now. Raises ``NotFound`` (with the closest names) or ``Gone``."""
-    with store.ledger.read() as connection:
-        return resolve_in(connection, address)
-
-
-def resolve_in(connection: Connection, address: str | Address) -> Address:
-    """``resolve`` inside the caller's transaction. A service's alias resolves to the release it points to."""
-    address = Address.parse(address)
-    if address.kind not in VERSIONED_KINDS:
-        raise InvalidAddress(f"a {address.kind} has no versions", got=str(address))
-    if address.version is not None:
-        return address
-    if address.alias is None or address.alias == LATEST:
-        newest = connection.execute(
-            select(func.max(s.versions.c.version)).where(
-                s.versions.c.kind == address.kind, s.versions.c.name == address.name, s.versions.c.deleted_us.is_(None)
-            )
-        ).scalar()
-        if newest is None:
-            raise _not_found(connection, address)
-        return address.at(newest)
-    target = connection.execute(
-        select(s.aliases.c.target).where(
-            s.aliases.c.kind == address.kind, s.aliases.c.name == address.name, s.aliases.c.alias == address.alias
-        )
-    ).scalar()
-    if target is None:
-        raise _not_found(connection, address)
-    return Address.parse(target)
-
-
-def get(store: Store, address: str | Address) -> Version:
-    """The version at ``address``. Raises ``NotFound``, or ``Gone`` with the tombstone's facts when it was deleted."""
-    with store.ledger.read() as connection:
-        return get_in(connection, address)
-
-
-def get_in(connection: Connection, address: str | Address) -> Version:
-    """``get`` inside the caller's transaction."""
-    address = Address.parse(address)
-    at = resolve_in(connection, address)
-    row = connection.execute(
-        select(s.versions).where(s.versions.c.kind == at.kind, s.versions.c.name == at.name, s.versions.c.version == at.version)
-    ).first()
-    if row is None:
-        raise _not_found(connection, address)
-    if row.deleted_us is not None:
-        raise Gone(address=str(at), deleted_us=row.deleted_us, by=row.deleted_by, why=row.deleted_why)
-    return _version(row)
+    address = Address.parse(text)  # a tombstone may be a parent: what was made from it remains made from it
+    return str(require_in(connection, address).address) if address.kind in VERSIONED_KINDS else str(address)
 
 
 def manifest_of(version: Version, kind: type[T]) -> T:
@@ -204,8 +157,8 @@ def versions(store: Store, entry: str | Address, *, limit: int = 100, before: in
     with store.ledger.read() as connection:
         rows = connection.execute(query.order_by(s.versions.c.version.desc()).limit(limit)).all()
         if not rows and before is None:
-            raise _not_found(connection, address)
-        return [_version(row) for row in rows]
+            raise not_found(connection, address)
+        return [version_of(row) for row in rows]
 
 
 def entries(store: Store, kind: str | None = None, *, prefix: str = "", limit: int = 1000) -> list[Entry]:
@@ -240,6 +193,7 @@ def delete(store: Store, address: str | Address, *, actor: Actor, reason: str) -
     Raises ``Pinned`` while an alias points to it, or a release that still lives was made from it.
     """
     now_us = store.clock.now_us()
+    check_reason(reason)
 
     def work(connection: Connection) -> Version:
         found = get_in(connection, address)
@@ -273,37 +227,3 @@ def _refuse_if_needed(connection: Connection, at: Address) -> None:
         ).first()
         if living is not None:
             raise Pinned(address=str(at), release=str(release), next_step=f"delete {release} first, if it will never be needed again")
-
-
-def _version(row: Any) -> Version:
-    return Version(
-        address=Address(row.kind, row.name, row.version),
-        digest=row.digest,
-        manifest=None if row.manifest is None else msgspec.json.decode(row.manifest),
-        created_us=row.created_us,
-        actor=row.actor,
-        reason=row.reason,
-        deleted_us=row.deleted_us,
-        deleted_by=row.deleted_by,
-        deleted_why=row.deleted_why,
-    )
-
-
-def _not_found(connection: Connection, address: Address) -> NotFound:
-    known = connection.execute(select(s.entries.c.name, s.entries.c.head).where(s.entries.c.kind == address.kind).limit(5000)).all()
-    heads = {row.name: row.head for row in known}
-    if address.name in heads:
-        aliases = connection.execute(
-            select(s.aliases.c.alias).where(
-                or_(s.aliases.c.kind == address.kind), s.aliases.c.name == address.name, s.aliases.c.target.is_not(None)
-            )
-        ).scalars()
-        named = ", ".join("@" + alias for alias in aliases) or "none"
-        return NotFound(
-            f"{address.entry} has no {'version' if address.version else 'alias'} like that: versions 1 to {heads[address.name]}, "
-            f"aliases {named}",
-            address=str(address),
-        )
-    close = difflib.get_close_matches(address.name, heads, n=3)
-    hint = f"did you mean {', '.join(f'{address.kind}:{name}' for name in close)}?" if close else f"run `andon ls {address.kind}`"
-    return NotFound(address=str(address), next_step=hint)

@@ -12,6 +12,7 @@ from andon.releases.services import (
     Turn,
     allow_training,
     block_training,
+    blocked_spans,
     service_state,
     stream_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "allow_training",
     "assemble",
     "block_training",
+    "blocked_spans",
     "deploy",
     "make",
     "read_scored",

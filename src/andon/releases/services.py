@@ -157,17 +157,42 @@ def apply(state: ServiceState, event: streams.Event) -> ServiceState:
 
 
 def block_training(
-    store: Store, service: str, *, actor: Actor, reason: str, since_us: int | None = None, incident: str | None = None
+    store: Store,
+    service: str,
+    *,
+    actor: Actor,
+    reason: str,
+    since_us: int | None = None,
+    incident: str | None = None,
+    event_us: int | None = None,
 ) -> None:
-    """Stop training for a service until ``allow_training``."""
-    _append(store, service, "training-blocked", {"since_us": since_us, "incident": incident}, actor, reason)
+    """Stop training for a service until ``allow_training``; ``since_us`` is the event time from which the data is bad."""
+    _append(store, service, "training-blocked", {"since_us": since_us, "incident": incident}, actor, reason, event_us)
 
 
-def allow_training(store: Store, service: str, *, actor: Actor, reason: str) -> None:
+def allow_training(store: Store, service: str, *, actor: Actor, reason: str, event_us: int | None = None) -> None:
     """Let training go on."""
-    _append(store, service, "training-allowed", {}, actor, reason)
+    _append(store, service, "training-allowed", {}, actor, reason, event_us)
 
 
-def _append(store: Store, service: str, kind: str, body: dict[str, Any], actor: Actor, reason: str) -> None:
+def _append(store: Store, service: str, kind: str, body: dict[str, Any], actor: Actor, reason: str, event_us: int | None) -> None:
     now_us = store.clock.now_us()
-    store.ledger.write(lambda c: streams.append(c, stream_of(service), kind, body, at_us=now_us, actor=actor, reason=reason))
+    store.ledger.write(
+        lambda c: streams.append(c, stream_of(service), kind, body, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
+    )
+
+
+def blocked_spans(store: Store, service: str) -> list[tuple[int, int | None]]:
+    """Stretches of event time (wall time where that is not known) in which training was blocked; the last may be open.
+
+    What was served then must stay out of training data.
+    """
+    spans: list[tuple[int, int | None]] = []
+    with store.ledger.read() as connection:
+        for event in streams.read(connection, stream_of(service)):
+            at_us = event.event_us or event.at_us
+            if event.type == "training-blocked":
+                spans.append((event.body.get("since_us") or at_us, None))
+            elif event.type == "training-allowed" and spans and spans[-1][1] is None:
+                spans[-1] = (spans[-1][0], at_us)
+    return spans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from andon.core.clocks import Clock, SystemClock
@@ -48,8 +49,9 @@ def open_store(settings: Settings | str | os.PathLike[str] | None = None, *, clo
     clock = clock or SystemClock()
     ids = Ids(clock)
     ledger = open_ledger(settings)
-    blobs = open_blobs(settings, clock)
-    tables = open_tables(settings, ledger, clock, ids)
+    home = Path(settings.home)
+    blobs = open_blobs(settings.blobs, home, clock)
+    tables = open_tables(ledger, settings.tables, settings.inbox, home, clock, ids)
     return Store(settings, ledger, blobs, tables, clock, ids)
 
 

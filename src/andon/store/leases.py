@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from andon.core.digests import canonical_json
 from andon.core.errors import Conflict, LeaseHeld
@@ -29,7 +29,8 @@ def take_lease(connection: Connection, name: str, holder: str, *, now_us: int, f
 
 def release_lease(connection: Connection, name: str, holder: str) -> None:
     """Let go of a lease; nothing happens if it is another's by now."""
-    connection.execute(delete(leases).where(leases.c.name == name, leases.c.holder == holder))
+    # The row stays, so that the fence goes on growing: a late act of this holder must never look newer than its successor's.
+    connection.execute(update(leases).where(leases.c.name == name, leases.c.holder == holder).values(holder="", expires_us=0))
 
 
 class Cursor(msgspec.Struct, frozen=True):

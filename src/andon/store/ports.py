@@ -162,7 +162,8 @@ class Tables(Protocol):
         An unknown table has no rows and only the two time columns. ``as_of`` is a version of the tables (``version()``): sealed rows only,
         as they were then. ``start_us`` and ``end_us`` limit every table to ``start_us <= event_time < end_us``, so that parts outside are
         not read. Times are in UTC; sums of integers are int64 where they fit. Raises ``InvalidInput`` with DuckDB's message, or when the
-        statement does anything but read tables; ``NotFound`` or ``Gone`` for a version that is not there; ``CorruptBytes`` naming what is damaged.
+        statement does anything but read tables; ``NotFound`` or ``Gone`` for a version that is not there; ``CorruptBytes`` naming what is
+        damaged.
         """
         ...
 

@@ -26,7 +26,7 @@ from andon.tracking.batches import log_batch, submit_batch
 from andon.tracking.buffer import PointBuffer
 from andon.tracking.capture.seeds import observed_seeds
 from andon.tracking.points import check_key
-from andon.tracking.records import Artifact, Point, RunRecord, RunStatus
+from andon.tracking.records import Artifact, Point, ReadInput, RunRecord, RunStatus
 
 if TYPE_CHECKING:
     from andon.models import Format, Signature
@@ -67,6 +67,7 @@ class Run:
         self._buffer = PointBuffer(lambda points: submit_batch(store, record.id, metrics=points, actor=actor))
         self._stop = threading.Event()
         self.ended = False
+        self.inputs: list[ReadInput] = []
         self._token = _active.set(self)
         _open.append(self)
         self._pulse = threading.Thread(target=self._beat, name="andon-run", daemon=True)
@@ -129,11 +130,16 @@ class Run:
         self._check_open()
         return artifacts.log_artifacts(self._store, self.id, folder, prefix, actor=self._actor)
 
-    def log_input(self, dataset: Any, *, context: str = "training") -> None:
-        """Record that this run reads a dataset: its address, or anything that has an ``address`` (such as a dataset's handle)."""
+    def log_input(self, dataset: Any, *, context: str = "training", asked: str | None = None) -> None:
+        """Record that this run reads a dataset: its address, or anything that has an ``address`` (such as a dataset's handle).
+
+        ``asked`` is the address as the program wrote it (``dataset:rides@latest``), for those who must know what it would mean later.
+        """
         self._check_open()
-        version = get(self._store, Address.parse(str(getattr(dataset, "address", dataset)), kind="dataset"))
+        given = str(getattr(dataset, "address", dataset))
+        version = get(self._store, Address.parse(given, kind="dataset"))
         runs.log_input(self._store, self.id, version.address, version.digest, context=context, actor=self._actor)
+        self.inputs.append(ReadInput(asked=asked or given, address=str(version.address), context=context))
 
     def log_model(
         self,

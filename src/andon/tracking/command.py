@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,8 +68,7 @@ def run_command(
     )
     if captured.diff is not None and code.dirty_diff is not None:
         name_diff(store, record, code.dirty_diff, len(captured.diff), actor)
-    folder = Path(store.settings.home, "running", record.id)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _spool(store, record)
     with _renewing(store, record):
         exit_code, problem = _run(command, store, record, folder, out or sys.stdout.buffer, err or sys.stderr.buffer)
         for stream in ("stdout", "stderr"):
@@ -80,6 +80,14 @@ def run_command(
     status: RunStatus = "finished" if exit_code == 0 else "killed" if exit_code > 128 else "failed"
     body = {"exit_code": exit_code} | ({"error": problem} if problem else {})
     return CommandResult(run=runs.update_run(store, record.id, actor=actor, status=status, body=body), exit_code=exit_code)
+
+
+def _spool(store: Store, record: RunRecord) -> Path:
+    if not store.ledger.capabilities.durable:  # a store in memory has no home folder
+        return Path(tempfile.mkdtemp(prefix="andon-run-"))
+    folder = Path(store.settings.home, "running", record.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _run(command: Sequence[str], store: Store, record: RunRecord, folder: Path, out: IO[bytes], err: IO[bytes]) -> tuple[int, str | None]:

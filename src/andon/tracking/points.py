@@ -149,15 +149,16 @@ def _insert_points(connection: Connection, rows: list[tuple[int, int, int, float
 def _series_rows(connection: Connection, run: str, keys: list[str]) -> Iterator[Any]:
     for start in range(0, len(keys), _CHUNK):
         part = keys[start : start + _CHUNK]
-        query = "select id, key, step, at_us, value, special, count, min, max from series where run = ? and key in (%s)"
-        yield from connection.exec_driver_sql(_sql(connection, query % ", ".join("?" * len(part))), (run, *part))
+        names = ", ".join("?" * len(part))
+        query = f"select id, key, step, at_us, value, special, count, min, max from series where run = ? and key in ({names})"
+        yield from connection.exec_driver_sql(_sql(connection, query), (run, *part))
 
 
 def _counts(connection: Connection, ids: list[int]) -> dict[int, int]:
     counts: dict[int, int] = {}
     for start in range(0, len(ids), _CHUNK):
         part = ids[start : start + _CHUNK]
-        query = "select series, count(*) from points where series in (%s) group by series" % ", ".join("?" * len(part))
+        query = f"select series, count(*) from points where series in ({', '.join('?' * len(part))}) group by series"
         counts |= {row[0]: row[1] for row in connection.exec_driver_sql(_sql(connection, query), tuple(part))}
     return counts
 
@@ -173,7 +174,7 @@ def read_points(connection: Connection, run: str, key: str, *, after: Row | None
         + (" limit ?" if limit is not None else "")
     )
     bound = (run, key, *(after or ()), *((limit,) if limit is not None else ()))
-    rows = connection.exec_driver_sql(_sql(connection, query), bound).cursor.fetchall()  # type: ignore[union-attr] # plain tuples
+    rows = connection.exec_driver_sql(_sql(connection, query), bound).cursor.fetchall()  # plain tuples: rows of SQLAlchemy cost more
     if not rows:
         return SeriesPoints(key, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
     steps, times, values, specials = zip(*rows, strict=True)

@@ -123,3 +123,11 @@ class RunInput(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     digest: str
     context: str
+
+
+class ReadInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset that a program read through its run: as it asked for it, and the version that this meant then."""
+
+    asked: str
+    address: str
+    context: str

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from andon.core.actors import Actor
 from andon.store import Store
 from andon.tracking import liveness
 from andon.tracking.active import Run, active_run, end_open_runs
 from andon.tracking.artifacts import write_artifacts_in
 from andon.tracking.batches import log_batch
-from andon.tracking.capture.code import CapturedCode, begin_code
+from andon.tracking.capture.code import CapturedCode, begin_code, keep_diff
 from andon.tracking.capture.environment import capture_environment, environment_notes
 from andon.tracking.capture.hardware import capture_hardware
 from andon.tracking.capture.seeds import observed_seeds
@@ -86,9 +84,7 @@ def capture_facts(store: Store, *, folder: Path | None = None) -> tuple[RunFacts
     git = begin_code(folder, ignore=home)  # git works while we look at the rest
     environment, hardware, notes = capture_environment(), capture_hardware(), environment_notes()
     captured = git.finish()
-    code = captured.code
-    if captured.diff is not None:
-        code = msgspec.structs.replace(code, dirty_diff=store.blobs.put(captured.diff))
+    code = keep_diff(store.blobs, captured)
     extra: dict[str, Any] = {"folder": str(folder or Path.cwd())}
     if captured.missing:
         extra["code_missing"] = list(captured.missing)

@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
+
 SERVE = """
 import sys
-from andon.api.serving_server import serve
+from andon.api import serving_server
 from andon.core.settings import load
-serve(load(sys.argv[1], **eval(sys.argv[3])), sys.argv[2])
+options = eval(sys.argv[3])
+vars(serving_server).update(options.pop("constants"))
+serving_server.serve(load(sys.argv[1], **options), sys.argv[2])
 """
 
 
@@ -38,18 +43,38 @@ class Dropped(Exception):
     """The connection ended after a request was sent and before its answer was whole."""
 
 
+_open: set[Client] = set()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run``, and every client that ``main`` left open is closed at its end."""
+
+    async def whole() -> T:
+        try:
+            return await main
+        finally:
+            for client in list(_open):
+                await client.close()
+            await asyncio.sleep(0)
+
+    return asyncio.run(whole())
+
+
 class Client:
     """One keep-alive connection to ``127.0.0.1:port``."""
 
     def __init__(self, port: int) -> None:
+        _open.add(self)
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self) -> None:
+        _open.add(self)
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**24)
 
     async def close(self) -> None:
+        _open.discard(self)
         if self._writer is not None:
             self._writer.close()
             self._reader = self._writer = None
@@ -98,11 +123,19 @@ class Client:
 class Server:
     """``andon serve`` in a process of its own."""
 
-    def __init__(self, home: Path, service: str = "bikes", **settings: Any) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    def __init__(
+        self,
+        home: Path,
+        service: str = "bikes",
+        *,
+        constants: dict[str, Any] | None = None,
+        environ: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", **(environ or {})}
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(home), service, repr(settings)],
+            [sys.executable, "-c", SERVE, str(home), service, repr(settings | {"constants": constants or {}})],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -126,6 +159,18 @@ class Server:
                 assert reply.status == 200, reply.body
                 return reply
             await asyncio.sleep(0.01)
+
+    async def wait_release(self, release: str, timeout_s: float = 20.0) -> None:
+        """Wait until ``/health`` names ``release``."""
+        until = time.monotonic() + timeout_s
+        while (reply := await self.wait_ready()).json["release"] != release:
+            assert time.monotonic() < until, reply.body
+            await asyncio.sleep(0.01)
+
+    def children(self) -> list[int]:
+        """The process ids of its runners."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for path in found for pid in path.read_text().split()]
 
     def terminate(self, timeout_s: float = 20.0) -> tuple[int, str]:
         """SIGTERM, then the exit code and what it said on stderr."""

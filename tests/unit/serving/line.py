@@ -10,16 +10,17 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import ANA
+
 from andon import registry
 from andon.models import Column, ModelManifest, Signature
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.serving.environments import current_lock
 from andon.store import Store
 from andon.tracking.records import EnvironmentLock
-from tests.conftest import ANA
 
 SIGNATURE = Signature((Column("x", "double"), Column("k", "long")), (Column("y", "double"),))
-EXAMPLE: tuple[dict[str, Any], ...] = ({"x": 1.0, "k": 2}, {"x": -0.5, "k": 0})
+EXAMPLE: tuple[dict[str, Any], ...] = ({"x": 1.0, "k": 2}, {"x": 0.5, "k": 0})
 
 ECHO = """
 class Model:
@@ -115,9 +116,9 @@ class Line:
         signature = more.get("signature", SIGNATURE)
         return self.release(self.model({"model.onnx": linear_onnx(weights, bias)}, "onnx", "model.onnx", signature), **more)
 
-    def python(self, code: str = ECHO, **more: Any) -> str:
+    def python(self, module: str = ECHO, **more: Any) -> str:
         """A release of a class ``Model`` in Python."""
-        return self.release(self.model({"echo_model.py": code}, "python", "echo_model:Model", more.get("signature", SIGNATURE)), **more)
+        return self.release(self.model({"echo_model.py": module}, "python", "echo_model:Model", more.get("signature", SIGNATURE)), **more)
 
     def wheels(self, *wheels: tuple[str, str, str]) -> str:
         """Wheels (name, version, code of its one module) as a tree; returns its digest."""

@@ -167,7 +167,7 @@ def test_inline_batches_give_way_to_others() -> None:
     async def main() -> None:
         runner = Runner(True)
         batcher = Batcher(runner, merge, finish, max_batch_rows=1)
-        futures = [ask(batcher, value) for value in range(500)]
-        assert await outcomes(futures) == [[value * 2] for value in range(500)]
+        futures = [ask(batcher, value) for value in range(100, 600)]
+        assert await outcomes(futures) == [[value * 2] for value in range(100, 600)]
 
     asyncio.run(main())

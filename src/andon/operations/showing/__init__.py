@@ -4,8 +4,9 @@ They read only the ledger and the logs, and say "nothing yet" where there is not
 never takes a page down.
 """
 
+from andon.operations.showing.dispatch import show
 from andon.operations.showing.entries import entry_rows, entry_view, lineage_view
-from andon.operations.showing.incidents import incident_rows, incident_view
+from andon.operations.showing.incidents import incident_view, incidents_view
 from andon.operations.showing.judgements import verdict_view
 from andon.operations.showing.line import line
 from andon.operations.showing.records import (
@@ -20,12 +21,13 @@ from andon.operations.showing.records import (
     RunsView,
     RunView,
     SeriesPoints,
+    ServiceLight,
     ServiceView,
     VerdictView,
 )
 from andon.operations.showing.releases import release_view
 from andon.operations.showing.runs import run_view, runs_view, series_points
-from andon.operations.showing.services import service_names, service_view
+from andon.operations.showing.services import check_service, service_names, service_view
 
 __all__ = [
     "EntryRow",
@@ -39,12 +41,14 @@ __all__ = [
     "RunView",
     "RunsView",
     "SeriesPoints",
+    "ServiceLight",
     "ServiceView",
     "VerdictView",
+    "check_service",
     "entry_rows",
     "entry_view",
-    "incident_rows",
     "incident_view",
+    "incidents_view",
     "line",
     "lineage_view",
     "release_view",
@@ -53,5 +57,6 @@ __all__ = [
     "series_points",
     "service_names",
     "service_view",
+    "show",
     "verdict_view",
 ]

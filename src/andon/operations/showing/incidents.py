@@ -59,7 +59,7 @@ def incident_ids(store: Store, limit: int = 500) -> list[str]:
         return [stream.removeprefix("incident:") for stream in found]
 
 
-def incident_rows(store: Store, *, service: str | None = None, limit: int = 200) -> tuple[IncidentRow, ...]:
+def incidents_view(store: Store, *, service: str | None = None, limit: int = 200) -> tuple[IncidentRow, ...]:
     """Incidents, open ones first and then newest first."""
     ids = incident_ids(store, limit)
     with store.ledger.read() as connection:

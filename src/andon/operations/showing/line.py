@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from andon.core.addresses import Address
 from andon.core.clocks import DAY_US
 from andon.core.verdicts import Answer
-from andon.operations.showing.incidents import SAID, incident_rows
+from andon.operations.showing.incidents import SAID, incidents_view
 from andon.operations.showing.judgements import QUALITY, newest_of_each, recent_values, since
 from andon.operations.showing.records import LIGHTS, Happening, IncidentRow, Light, LineView, ServiceLight, Station
 from andon.operations.showing.services import champion_disagrees, last_turn, light_of, replicas_of, service_names
@@ -27,7 +27,7 @@ QUIET = frozenset({"watched", "nothing", "judged", "ask-triage"})
 
 def line(store: Store) -> LineView:
     """Everything that the first page shows. Works, and says so, when there is nothing at all."""
-    incidents = incident_rows(store)
+    incidents = incidents_view(store)
     services = tuple(_service(store, name, incidents) for name in service_names(store))
     return LineView(
         services=tuple(sorted(services, key=lambda service: (-_rank(service.light), service.name))),

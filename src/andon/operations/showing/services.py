@@ -11,7 +11,7 @@ from andon.core.addresses import Address, check_name
 from andon.core.clocks import SECOND_US
 from andon.core.errors import AndonError, NotFound
 from andon.core.verdicts import Verdict
-from andon.operations.showing.incidents import incident_rows
+from andon.operations.showing.incidents import incidents_view
 from andon.operations.showing.judgements import DATA_QUALITY, DRIFT, QUALITY, newest_of_each, quality_points, since
 from andon.operations.showing.records import IncidentRow, Light, Replica, ServiceView
 from andon.operations.showing.releases import release_rows
@@ -34,6 +34,14 @@ def service_names(store: Store) -> tuple[str, ...]:
         found |= {stream.removeprefix("service:") for stream in streams}
         found |= set(connection.execute(select(s.replicas.c.service).distinct()).scalars())
     return tuple(sorted(found))
+
+
+def check_service(store: Store, name: str) -> None:
+    """Raise ``NotFound`` with the closest names unless there is such a service."""
+    check_name(name)
+    names = service_names(store)
+    if name not in names:
+        raise _no_such_service(name, names)
 
 
 def replicas_of(connection: Connection, service: str | None, now_us: int) -> tuple[Replica, ...]:
@@ -120,10 +128,7 @@ def champion_disagrees(store: Store, production: str | None) -> str | None:
 
 def service_view(store: Store, name: str) -> ServiceView:
     """One service, whole. Raises ``NotFound`` with the closest names."""
-    check_name(name)
-    names = service_names(store)
-    if name not in names:
-        raise _no_such_service(name, names)
+    check_service(store, name)
     state = service_state(store, name)
     channels = aliases_of(store, Address("service", name))
     production = channels.get(PRODUCTION)
@@ -132,7 +137,7 @@ def service_view(store: Store, name: str) -> ServiceView:
     with store.ledger.read() as connection:
         checks = newest_of_each(connection, f"service:{name}", since(turn))
         replicas = replicas_of(connection, name, now_us)
-    incidents = incident_rows(store, service=name)
+    incidents = incidents_view(store, service=name)
     disagrees = champion_disagrees(store, production)
     blocked = None if state.training_block is None else state.training_block.why
     told = light_of(production, turn, checks, incidents, blocked, disagrees)

@@ -12,7 +12,8 @@ A blob is written to ``tmp``, fsynced, renamed into ``loose``, and its folder fs
 is durable. A blob's modification time is when it was last put, by the clock handed in; ``gc`` spares what was put lately.
 """
 
-# ruff: noqa: PTH - paths are text here: pathlib would cost more than the work itself on trees of many small files
+# Paths are text here: pathlib would cost more than the work itself on trees of many small files.
+# ruff: noqa: PTH104, PTH108, PTH110, PTH116, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -317,7 +318,9 @@ class LocalBlobs:
             path = f"{self._trash}/{digest[_PREFIX:]}"
             with suppress(FileNotFoundError):
                 found = os.stat(path)
-                if digest in needed or found.st_mtime_ns >= before_ns:
+                if os.path.exists(self._path(digest)):  # put anew while its old copy lay here
+                    os.unlink(path)
+                elif digest in needed or found.st_mtime_ns >= before_ns:
                     os.rename(path, self._path(digest))
                     faults.point("blobs.restored")
                 else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -23,7 +25,7 @@ class MemoryBlobs:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: dict[str, tuple[bytes, int]] = {}  # digest -> bytes, when last put
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._lock = threading.Lock()
 
     def put(self, data: bytes | IO[bytes]) -> str:
@@ -85,8 +87,9 @@ class MemoryBlobs:
         data = self.get(digest)
         with self._lock:
             if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="andon-blobs-")
-            path = Path(self._folder.name, digest[3:])
+                self._folder = Path(tempfile.mkdtemp(prefix="andon-blobs-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            path = self._folder / digest[3:]
             if not path.exists():
                 path.write_bytes(data)
                 path.chmod(0o444)

@@ -1,6 +1,7 @@
 """Temporary files: each process writes in a folder of its own, which the kernel tells from a dead process's by a lock."""
 
-# ruff: noqa: PTH - paths are text here: pathlib would cost more than the work itself on trees of many small files
+# Paths are text here: pathlib would cost more than the work itself on trees of many small files.
+# ruff: noqa: PTH108
 
 from __future__ import annotations
 

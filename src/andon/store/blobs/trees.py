@@ -12,7 +12,8 @@ owners or order on disk. A manifest that came from elsewhere is believed in noth
 link is resolved before a laid-out tree gets its name.
 """
 
-# ruff: noqa: PTH - paths are text here: pathlib would cost more than the work itself on trees of many small files
+# Paths are text here: pathlib would cost more than the work itself on trees of many small files.
+# ruff: noqa: PTH103, PTH115, PTH211
 
 from __future__ import annotations
 
@@ -102,14 +103,14 @@ def check_paths(entries: Sequence[Entry]) -> None:
         if before is not None and path <= before:
             raise InvalidInput("a tree's paths are in order", got=path[:200])
         before = path
-        folder, _, name = path.rpartition("/")
-        _check_part(name, path)
+        folder, slash, name = path.rpartition("/")
+        _check_part(name if folder or not slash else "", path)
         while folder not in safe_folders:
             if folder in leaves:
                 raise InvalidInput("a path goes through a file or a link", got=path[:200])
             safe_folders.add(folder)
-            folder, _, name = folder.rpartition("/")
-            _check_part(name, path)
+            folder, slash, name = folder.rpartition("/")
+            _check_part(name if folder or not slash else "", path)  # nothing before a slash: the path is absolute
         if entry.kind == "l":
             check_link(path, entry.target)
 

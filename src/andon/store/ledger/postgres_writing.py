@@ -17,9 +17,7 @@ _SERVER_SIDE = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_k
 _CLIENT_SIDE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 # A statement of its own takes the lock, so that those after it (READ COMMITTED) see what the last writer committed. One round trip.
-_TAKE_TURN = (
-    f"set local synchronous_commit = on; set local lock_timeout = '{LOCK_TIMEOUT_S}s'; select pg_advisory_xact_lock({WRITER_LOCK})"
-)
+_TAKE_TURN = f"set local synchronous_commit = on; set local lock_timeout = '{LOCK_TIMEOUT_S}s'; select pg_advisory_xact_lock({WRITER_LOCK})"
 
 
 def connect_arguments(*, read_only: bool = False) -> dict[str, Any]:
@@ -57,30 +55,30 @@ class PostgresSide:
         self._raw = connection.connection.driver_connection
         return connection
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self) -> None:
         self._raw.execute(_TAKE_TURN)  # psycopg begins by itself
         self._busy = True
 
-    def savepoint(self, connection: Connection, verb: str) -> None:
+    def savepoint(self, verb: str) -> None:
         self._raw.execute(verb + " piece")
 
-    def commit(self, connection: Connection) -> None:
+    def commit(self) -> None:
         self._busy = False
         self._raw.commit()
 
-    def rollback(self, connection: Connection) -> None:
+    def rollback(self) -> None:
         self._busy = False
         self._raw.rollback()
 
-    def state(self, connection: Connection) -> Literal["open", "failed", "gone"]:
+    def state(self) -> Literal["open", "failed", "gone"]:
         # A COMMIT of a failed transaction raises nothing: Postgres answers ROLLBACK and drops all of it.
         status = self._raw.info.transaction_status
         return "open" if status == self._open else "failed" if status == self._failed else "gone"
 
-    def tidy(self, connection: Connection) -> None:
+    def tidy(self) -> None:
         """The driver's cursors have all their rows already."""
 
-    def tend(self, connection: Connection) -> None:
+    def tend(self) -> None:
         """Autovacuum does."""
 
     def driver_error(self, error: BaseException) -> bool:

@@ -62,7 +62,7 @@ def in_our_words(error: BaseException, path: Path | None) -> AndonError:
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"the ledger was locked for {BUSY_TIMEOUT_S:.0f} s by another process", path=path)
-    if code in (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) or "type" in text and "not supported" in text:
+    if code in (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) or ("type" in text and "not supported" in text):
         return InvalidInput(f"the ledger cannot hold this value: {text}")
     return Unavailable(f"the ledger failed: {text}", path=path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
@@ -65,12 +64,12 @@ class SqliteSide:
         self._raw, self._identity = raw, self._found()
         return connection
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self) -> None:
         if self._found() != self._identity:
             raise CorruptBytes(
                 "the ledger's file was removed or replaced while it was open", path=self._path, next_step="put it back, or restart andon"
             )
-        raw, deadline, pause = self._of(connection), 0.0, FIRST_PAUSE_S
+        raw, deadline, pause = self._own(), 0.0, FIRST_PAUSE_S
         while True:
             try:
                 raw.ask("BEGIN IMMEDIATE")
@@ -86,24 +85,24 @@ class SqliteSide:
                 time.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_PAUSE_S)
 
-    def savepoint(self, connection: Connection, verb: str) -> None:
-        self._of(connection).ask(verb + " piece")
+    def savepoint(self, verb: str) -> None:
+        self._own().ask(verb + " piece")
 
-    def commit(self, connection: Connection) -> None:
-        self._of(connection).ask("COMMIT")
+    def commit(self) -> None:
+        self._own().ask("COMMIT")
 
-    def rollback(self, connection: Connection) -> None:
-        raw = self._of(connection)
+    def rollback(self) -> None:
+        raw = self._own()
         if raw.in_transaction:
             raw.ask("ROLLBACK")
 
-    def state(self, connection: Connection) -> Literal["open", "failed", "gone"]:
-        return "open" if self._of(connection).in_transaction else "gone"  # SQLite undoes a transaction by itself when the disk is full
+    def state(self) -> Literal["open", "failed", "gone"]:
+        return "open" if self._own().in_transaction else "gone"  # SQLite undoes a transaction by itself when the disk is full
 
-    def tidy(self, connection: Connection) -> None:
-        self._of(connection).tidy()
+    def tidy(self) -> None:
+        self._own().tidy()
 
-    def tend(self, connection: Connection) -> None:
+    def tend(self) -> None:
         """Start the log anew when readers that overlap each other have kept SQLite from doing so by itself."""
         now = time.monotonic()
         if now - self._tended_s < RESTART_EVERY_S:
@@ -112,7 +111,7 @@ class SqliteSide:
         try:
             if self._log.stat().st_size < WAL_LARGE_BYTES:
                 return
-            raw = self._of(connection)
+            raw = self._own()
             raw.ask(f"pragma busy_timeout = {RESTART_WAIT_MS}")
             try:
                 raw.ask("pragma wal_checkpoint(truncate)")
@@ -124,8 +123,8 @@ class SqliteSide:
     def driver_error(self, error: BaseException) -> bool:
         return isinstance(error, DBAPIError | sqlite3.Error)
 
-    def lost(self, error: BaseException) -> bool:
-        return False  # there is nothing between us and the file
+    def lost(self, error: BaseException) -> bool:  # noqa: ARG002 - there is nothing between us and the file
+        return False
 
     def undone(self, error: BaseException) -> bool:
         # After an I/O error the commit may lie whole in the log, and a crash now would bring it to light.
@@ -134,13 +133,13 @@ class SqliteSide:
     def translate(self, error: BaseException) -> AndonError:
         return in_our_words(error, self._path)
 
-    def _of(self, connection: Connection) -> TrackedConnection:
-        assert self._raw is not None, connection
+    def _own(self) -> TrackedConnection:
+        assert self._raw is not None
         return self._raw
 
     def _found(self) -> tuple[int, int]:
         try:
-            found = os.stat(self._path)
+            found = self._path.stat()
         except FileNotFoundError:
             return (0, 0)
         return (found.st_dev, found.st_ino)

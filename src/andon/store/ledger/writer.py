@@ -53,31 +53,31 @@ class Side(Protocol):
         """The writing connection."""
         ...
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self) -> None:
         """Start a transaction that holds the database's one writer lock."""
         ...
 
-    def savepoint(self, connection: Connection, verb: str) -> None:
+    def savepoint(self, verb: str) -> None:
         """``SAVEPOINT``, ``RELEASE SAVEPOINT`` or ``ROLLBACK TO SAVEPOINT`` of the piece that runs."""
         ...
 
-    def commit(self, connection: Connection) -> None:
+    def commit(self) -> None:
         """Make the transaction durable."""
         ...
 
-    def rollback(self, connection: Connection) -> None:
+    def rollback(self) -> None:
         """Undo the transaction; nothing when there is none."""
         ...
 
-    def state(self, connection: Connection) -> Literal["open", "failed", "gone"]:
+    def state(self) -> Literal["open", "failed", "gone"]:
         """Whether the transaction goes on, refuses everything but a rollback, or is there no more."""
         ...
 
-    def tidy(self, connection: Connection) -> None:
+    def tidy(self) -> None:
         """Close cursors that a piece left open."""
         ...
 
-    def tend(self, connection: Connection) -> None:
+    def tend(self) -> None:
         """Housekeeping between transactions."""
         ...
 
@@ -101,12 +101,12 @@ class Side(Protocol):
 def once(side: Side, work: Callable[[Connection], None]) -> None:
     """Run ``work`` in a transaction of its own, on a connection of its own: for opening a ledger, before there is a writer."""
     with contextlib.closing(side.connect()) as connection:
-        side.begin(connection)
+        side.begin()
         try:
             work(connection)
-            side.commit(connection)
+            side.commit()
         finally:
-            side.rollback(connection)
+            side.rollback()
 
 
 @dataclass(slots=True, eq=False)
@@ -234,7 +234,7 @@ class GroupCommit:
         if failure is None:
             self._succeed(group)
             if self._connection is not None:
-                self._side.tend(self._connection)
+                self._side.tend()
         elif failure.stage == "commit" and not self._side.undone(failure.error):
             self._fail(group, failure.error, unknown=True)
         elif failure.stage == "start" or len(group) == 1:
@@ -264,18 +264,18 @@ class GroupCommit:
             connection = self._connection
             if connection is None:
                 connection = self._connection = side.connect()
-            side.begin(connection)
+            side.begin()
             stage = "work"
             if len(group) == 1:
                 if not self._run_alone(group[0], connection):
-                    side.rollback(connection)
+                    side.rollback()
                     return None
             else:
                 for piece in group:
                     self._run_under_savepoint(piece, connection)
             point("ledger.before_commit")
             stage = "commit"
-            side.commit(connection)
+            side.commit()
             point("ledger.after_commit")
             self.commits += 1
         except BaseException as error:  # noqa: BLE001 - whatever broke the transaction must reach those who wait, or they wait for ever
@@ -289,7 +289,7 @@ class GroupCommit:
         """Run a piece without a savepoint (rolling back undoes exactly this piece); whether there is something to commit."""
         self._run_work(piece, connection)
         if piece.error is None:
-            state = self._side.state(connection)
+            state = self._side.state()
             if state == "open":
                 return True
             piece.error = _swallowed()
@@ -301,16 +301,16 @@ class GroupCommit:
 
     def _run_under_savepoint(self, piece: _Piece, connection: Connection) -> None:
         side = self._side
-        side.savepoint(connection, "SAVEPOINT")
+        side.savepoint("SAVEPOINT")
         self._run_work(piece, connection)
-        state = side.state(connection)
+        state = side.state()
         if state == "gone":
             raise _BrokenError from piece.error
         if state == "failed" and piece.error is None:
             piece.error = _swallowed()
         if piece.error is not None:
-            side.savepoint(connection, "ROLLBACK TO SAVEPOINT")
-        side.savepoint(connection, "RELEASE SAVEPOINT")
+            side.savepoint("ROLLBACK TO SAVEPOINT")
+        side.savepoint("RELEASE SAVEPOINT")
 
     def _run_work(self, piece: _Piece, connection: Connection) -> None:
         piece.result = piece.error = None
@@ -330,7 +330,7 @@ class GroupCommit:
                 nested = connection.get_nested_transaction()
             piece.error = piece.error or RuntimeError("a piece of work left a nested transaction open")
         # An exception keeps its frames, and they keep half-read cursors, and those keep an old snapshot on this connection.
-        self._side.tidy(connection)
+        self._side.tidy()
 
     def _succeed(self, group: list[_Piece]) -> None:
         for piece in group:
@@ -367,9 +367,9 @@ class GroupCommit:
         if connection is None:
             return
         with contextlib.suppress(Exception):  # it is of no more use: whatever closing it says changes nothing
-            self._side.tidy(connection)
+            self._side.tidy()
         with contextlib.suppress(Exception):
-            self._side.rollback(connection)
+            self._side.rollback()
         with contextlib.suppress(Exception):
             connection.invalidate()
         with contextlib.suppress(Exception):

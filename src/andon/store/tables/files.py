@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from andon.core.clocks import HOUR_US, Clock
-from andon.core.errors import Conflict, CorruptBytes
+from andon.core.errors import Conflict, CorruptBytes, Unavailable
 from andon.core.ids import Ids
 from andon.store.ports import Ledger
 from andon.store.tables.columns import Intake, check_table
 from andon.store.tables.compact import Freed, Keeper
 from andon.store.tables.inbox import InboxReader
-from andon.store.tables.parts import Part, PartChecker, check_version, newest_version, parts_of
+from andon.store.tables.parts import Part, PartChecker, check_version, forgotten, newest_version, parts_of
 from andon.store.tables.sealing import seal_some
 from andon.store.tables.segments import SegmentWriter
 from andon.store.tables.snapshot import Snapshot, take
@@ -23,6 +22,9 @@ from andon.store.tables.sql import Source, Sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_ATTEMPTS = 5
 
 
 class FileTables:
@@ -134,13 +136,19 @@ class FileTables:
         start_us: int | None,
         end_us: int | None,
     ) -> pa.Table:
-        def attempt() -> pa.Table:
+        for attempts_left in range(_ATTEMPTS, 0, -1):
             snapshot = take(self._ledger, self._reader, tables, start_us=start_us, end_us=end_us, as_of=as_of)
-            return self._sql.run(sql, params, self._sources(snapshot, tables), start_us=start_us, end_us=end_us)
+            try:
+                return self._sql.run(sql, params, self._sources(snapshot, tables), start_us=start_us, end_us=end_us)
+            except (CorruptBytes, Unavailable):
+                if attempts_left == 1 or not self._purged(snapshot):
+                    raise
+        raise AssertionError  # the last attempt returns or raises
 
-        with suppress(CorruptBytes):  # a part may have been purged between our snapshot and its reading: look once more
-            return attempt()
-        return attempt()
+    def _purged(self, snapshot: Snapshot) -> bool:
+        """Whether a purge took parts of our snapshot while we were reading them."""
+        with self._ledger.read() as connection:
+            return bool(forgotten(connection, snapshot.parts))
 
     def _sources(self, snapshot: Snapshot, tables: frozenset[str] | set[str]) -> dict[str, Source]:
         files: dict[str, list[Path]] = {table: [] for table in tables}

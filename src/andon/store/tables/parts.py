@@ -197,6 +197,19 @@ def part_of(row: Any) -> Part:
     return Part(table=row["table_name"], **values)
 
 
+def forgotten(connection: Connection, wanted: Sequence[Part]) -> set[str]:
+    """The ids of parts that the ledger has no row of any more: a purge took them."""
+    from sqlalchemy import select
+
+    from andon.store.schema import parts
+
+    left = {part.id for part in wanted}
+    for start in range(0, len(wanted), 500):
+        chunk = [part.id for part in wanted[start : start + 500]]
+        left -= set(connection.execute(select(parts.c.id).where(parts.c.id.in_(chunk))).scalars())
+    return left
+
+
 def add_parts(connection: Connection, added: Sequence[Part], version: int) -> None:
     """Make parts belong to ``version`` and what follows."""
     from sqlalchemy import insert

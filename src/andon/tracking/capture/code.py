@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from andon.store.ports import Blobs
 from andon.tracking.records import Code
 
 GIT_TIMEOUT_S = 5.0
@@ -118,7 +121,8 @@ class CodeCapture:
         return CapturedCode(code, patch or None, tuple(missing))
 
     def _untracked(self, root: Path, names: list[str]) -> tuple[bytes, list[str]]:
-        patches, skipped = [], []
+        patches: list[bytes] = []
+        skipped: list[str] = []
         for name in names:
             path = root / name
             if self._is_ours(path):
@@ -137,6 +141,18 @@ class CodeCapture:
 def begin_code(folder: Path | None = None, *, ignore: Path | None = None) -> CodeCapture:
     """Start asking git about ``folder`` (default: the working directory); ``ignore`` is a folder whose files are not code (our home)."""
     return CodeCapture(folder or Path.cwd(), ignore)
+
+
+def capture_code(blobs: Blobs, *, folder: Path | None = None, ignore: Path | None = None) -> Code:
+    """The code of this process, its difference from the commit kept in the artifact store."""
+    return keep_diff(blobs, begin_code(folder, ignore=ignore).finish())
+
+
+def keep_diff(blobs: Blobs, captured: CapturedCode) -> Code:
+    """The captured code with its difference from the commit kept: ``dirty_diff`` is then its digest."""
+    if captured.diff is None:
+        return captured.code
+    return msgspec.structs.replace(captured.code, dirty_diff=blobs.put(captured.diff))
 
 
 def redacted(argv: list[str]) -> tuple[str, ...]:

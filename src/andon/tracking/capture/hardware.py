@@ -29,10 +29,7 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = (_lines("/sys/fs/cgroup/cpu.max") or ["max"])[0].partition(" ")
     if quota.isdigit() and period.strip().isdigit():
         cores = min(cores, max(1, -(-int(quota) // int(period))))
@@ -54,15 +51,13 @@ def _memory_bytes() -> int:
 @lru_cache(1)
 def _gpus() -> tuple[str, ...]:
     """NVIDIA devices by the driver's own listing; a driver that lists nothing there leaves this empty."""
-    names = []
+    names: list[str] = []
     try:
         devices = sorted(Path("/proc/driver/nvidia/gpus").iterdir())
     except OSError:
         return ()
     for device in devices:
-        for line in _lines(str(device / "information")):
-            if line.startswith("Model:"):
-                names.append(line.partition(":")[2].strip())
+        names += [line.partition(":")[2].strip() for line in _lines(str(device / "information")) if line.startswith("Model:")]
     return tuple(names)
 
 

@@ -1,0 +1,70 @@
+"""The control plane's HTTP application: the own REST API, and whatever faces are handed in (the board, wire formats)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from andon.api import reading, writing
+from andon.api.envelopes import ErrorPage, renderer
+from andon.api.guard import Guard
+from andon.api.watching import Watcher
+from andon.core.settings import Settings
+from andon.store import Store
+
+DESCRIPTION = "Every error is {error: {code, message, next_step, fields}}. Every write takes its actor from x-andon-actor (person:NAME)."
+
+
+def create_app(
+    store: Store,
+    settings: Settings,
+    *,
+    extra_routes: Sequence[Any] = (),
+    error_page: ErrorPage | None = None,
+    watcher: Watcher | None = None,
+) -> Litestar:
+    """The application over an open store. It does not own the store; ``watcher`` is started and stopped with it.
+
+    ``extra_routes`` are Litestar handlers or routers of other faces, such as ``andon.board.routes()``; they may ask for the dependencies
+    ``store``, ``actor``, ``watcher`` and ``settings``. ``error_page`` says errors to browsers.
+    """
+    watching = watcher or Watcher(store)
+
+    @asynccontextmanager
+    async def watch(_: Litestar) -> AsyncIterator[None]:
+        watching.start()
+        try:
+            yield
+        finally:
+            watching.stop()
+
+    app = Litestar(
+        route_handlers=[*reading.ROUTES, *writing.ROUTES, *extra_routes],
+        dependencies={
+            "store": Provide(lambda: store, sync_to_thread=False),
+            "settings": Provide(lambda: settings, sync_to_thread=False),
+            "watcher": Provide(lambda: watching, sync_to_thread=False),
+            "actor": Provide(writing.actor_of, sync_to_thread=False),
+        },
+        exception_handlers={Exception: renderer(error_page)},
+        lifespan=[watch],
+        openapi_config=OpenAPIConfig(
+            title="Andon",
+            version="1",
+            description=DESCRIPTION,
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+        ),
+        request_max_body_size=settings.max_body_bytes,
+        debug=False,
+        logging_config=None,
+    )
+    # Around everything, so that an answer to no route at all passes it too.
+    app.asgi_handler = Guard(app.asgi_handler, settings)  # type: ignore[assignment]
+    return app

@@ -1,0 +1,145 @@
+"""Small notices of change for open pages: one thread polls the ledger while anybody listens. They say what moved, never what to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from sqlalchemy import func, select
+
+from andon.core.clocks import SECOND_US
+from andon.core.errors import AndonError, Busy
+from andon.store import Store
+from andon.store import schema as s
+
+log = logging.getLogger("andon.api")
+POLL_S = 0.25
+BEAT_S = 10.0
+MAX_LISTENERS = 100
+MAX_NAMED = 50
+SLACK_US = 10 * SECOND_US
+"""Events of other processes may become visible a little after later ones."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What may have changed: addresses of streams and subjects, and the sorts ``runs``, ``registry``, ``verdicts``, ``replicas``."""
+
+    seq: int
+    changed: tuple[str, ...]
+
+
+class Watcher:
+    """Tells listeners of changes. ``start`` inside the event loop that serves; ``stop`` ends every stream, cleanly, from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._listeners: set[asyncio.Queue[Notice | None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._seq = 0
+
+    def start(self) -> None:
+        """Begin to watch. The thread sleeps while nobody listens."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._watch, name="andon-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the streams of all who listen, then the thread. May be called twice."""
+        self._stopping = True
+        self._wake.set()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2.0)
+
+    async def listen(self, *, beat_s: float = BEAT_S) -> AsyncIterator[Notice | None]:
+        """Notices as they come; None is a heartbeat. Raises ``Busy`` when too many listen. Ends when the server stops."""
+        if len(self._listeners) >= MAX_LISTENERS:
+            raise Busy("too many pages listen already", limit=MAX_LISTENERS)
+        queue: asyncio.Queue[Notice | None] = asyncio.Queue(maxsize=64)
+        self._listeners.add(queue)
+        self._wake.set()
+        try:
+            while not self._stopping:
+                try:
+                    notice = await asyncio.wait_for(queue.get(), beat_s)
+                except TimeoutError:
+                    yield None
+                    continue
+                if notice is None:
+                    return
+                yield notice
+        finally:
+            self._listeners.discard(queue)
+
+    def _tell(self, notice: Notice | None) -> None:
+        for queue in list(self._listeners):
+            if queue.full():  # a page that reads too slowly loses the oldest: each notice only says "look again"
+                queue.get_nowait()
+            queue.put_nowait(notice)
+
+    def _watch(self) -> None:
+        seen: int | None = None
+        marks = _Marks()
+        while not self._stopping:
+            if not self._listeners:
+                self._wake.wait()
+                self._wake.clear()
+                seen = None
+                continue
+            try:
+                now = self._store.ledger.changes()
+                if now != seen:
+                    changed = marks.advance(self._store)
+                    if seen is not None and changed is not None and self._loop is not None and not self._stopping:
+                        self._seq += 1
+                        self._loop.call_soon_threadsafe(self._tell, Notice(self._seq, changed))
+                    seen = now
+            except AndonError as error:  # a ledger that is away comes back; until then there is nothing to tell
+                log.warning("the ledger cannot be watched: %s", error)
+                seen = None
+                self._wake.wait(2.0)
+            except RuntimeError:  # the loop closed between our check and the call
+                return
+            self._wake.wait(POLL_S)
+            self._wake.clear()
+
+
+class _Marks:
+    """How far each journal had come when last looked at."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, Any] = {}
+        self._events: set[tuple[str, int]] = set()
+        self._since_us = 0
+
+    def advance(self, store: Store) -> tuple[str, ...] | None:
+        """What moved since the last call; empty when something did that is not journaled; None the first time."""
+        first = not self._marks
+        now_us = store.clock.now_us()
+        with store.ledger.read() as c:
+            e = s.events
+            recent = c.execute(
+                select(e.c.stream, e.c.n).where(e.c.at_us >= self._since_us if not first else e.c.at_us >= now_us - SLACK_US)
+            ).all()
+            found = {(row.stream, row.n) for row in recent}
+            named = {stream for stream, _ in found - self._events}
+            marks = {
+                "aliases": c.execute(select(func.max(s.alias_moves.c.seq))).scalar(),
+                "tags": c.execute(select(func.max(s.tag_changes.c.seq))).scalar(),
+                "verdicts": c.execute(select(func.max(s.verdicts.c.id))).scalar(),
+                "registry": c.execute(select(func.max(s.versions.c.created_us))).scalar(),
+                "runs": (c.execute(select(func.max(s.runs.c.started_us))).scalar(), c.execute(select(func.max(s.series.c.id))).scalar()),
+                "replicas": c.execute(select(func.count(), func.max(s.replicas.c.seen_us))).one()._tuple(),
+            }
+        moved = {key for key, value in marks.items() if value != self._marks.get(key)}
+        self._marks, self._events = marks, found
+        self._since_us = max(now_us - SLACK_US, 0)
+        return None if first else tuple(sorted(named | moved))[:MAX_NAMED]

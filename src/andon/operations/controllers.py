@@ -1,0 +1,50 @@
+"""The controllers that ``andon up`` runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from andon.core.clocks import SECOND_US
+from andon.store import Store
+
+SEAL_EVERY_US = 15 * SECOND_US
+COMPACT_ABOVE_PARTS = 16
+
+
+class Controller(Protocol):
+    """Something that looks now and then, and acts when it must."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs."""
+        ...
+
+    def tick(self, store: Store) -> bool:
+        """Do what is due; whether there was anything, and so whether to look again at once."""
+        ...
+
+
+class Sealing:
+    """Turns finished segments of the inbox into parts, and many small parts into few, every quarter of a minute."""
+
+    name = "sealing"
+
+    def __init__(self) -> None:
+        self._next_us = 0
+
+    def tick(self, store: Store) -> bool:
+        now_us = store.clock.now_us()
+        if now_us < self._next_us:
+            return False
+        self._next_us = now_us + SEAL_EVERY_US
+        if store.tables.seal():
+            for table in store.tables.names():
+                store.tables.compact(table)
+        return False
+
+
+def controllers() -> tuple[Controller, ...]:
+    """The controllers of one process."""
+    from andon.incidents.controller import IncidentController
+
+    return (IncidentController(), Sealing())

@@ -1,0 +1,67 @@
+"""Labels that arrive after the prediction, as every face takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from andon.core.actors import Actor, current_actor
+from andon.core.addresses import Address
+from andon.core.clocks import to_us
+from andon.core.errors import InvalidInput
+from andon.logs import Label, record_labels
+from andon.operations.session import current_store
+from andon.store import Store
+
+LINES_AT_ONCE = 10_000
+
+
+def labels(
+    service: str | Address,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    store: Store | None = None,
+    actor: Actor | None = None,
+) -> int:
+    """Record labels, each ``{"request_id", "label", "row"?, "event_time"?}``; on disk when this returns. Returns how many.
+
+    ``event_time`` is when the label became known, in the data's own time (default: now). Raises ``InvalidInput`` naming the first bad one;
+    none is kept then.
+    """
+    name = Address.parse(service, kind="service").name
+    read = [read_label(item, position) for position, item in enumerate(items)]
+    return record_labels(store or current_store(), name, read, actor=actor or current_actor())
+
+
+def labels_from_lines(service: str | Address, lines: Iterable[bytes], *, store: Store, actor: Actor | None = None) -> int:
+    """Record labels from JSON lines, ten thousand at a time; what came before a bad line is kept, and the error says which line."""
+    count, pending = 0, list[dict[str, Any]]()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            pending.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError as error:
+            raise InvalidInput(f"line {number} is not a JSON object: {error}", field=f"line {number}", kept=count) from None
+        if len(pending) == LINES_AT_ONCE:
+            count += labels(service, pending, store=store, actor=actor)
+            pending = []
+    return count + labels(service, pending, store=store, actor=actor)
+
+
+def read_label(item: Mapping[str, Any], position: int) -> Label:
+    """One label as a caller wrote it. Raises ``InvalidInput`` naming the field."""
+    unknown = item.keys() - {"request_id", "label", "row", "event_time"}
+    if unknown:
+        raise InvalidInput(f"a label has no field {sorted(unknown)[0]!r}", field=f"labels[{position}]")
+    for name, kinds in (("request_id", (str,)), ("label", (int, float, bool, str))):
+        if not isinstance(item.get(name), kinds):
+            raise InvalidInput(f"a label needs {name}", field=f"labels[{position}].{name}", got=repr(item.get(name))[:40])
+    row = item.get("row", 0)
+    if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < 2**31:
+        raise InvalidInput("a row is a whole number from 0", field=f"labels[{position}].row", got=repr(row)[:40])
+    when = item.get("event_time")
+    event_us = None if when is None else to_us(when, field=f"labels[{position}].event_time")
+    return Label(request_id=item["request_id"], label=item["label"], row=row, event_us=event_us)

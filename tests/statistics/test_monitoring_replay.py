@@ -1,0 +1,81 @@
+"""Faults, releases and seasons replayed offline, on the bikes of Washington and on a made-up city: a quick part of the bench's table."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from andon.core.clocks import DAY_US
+from andon.monitoring import Policy
+
+pytest.importorskip("sklearn")
+DATA = Path("/work/shared/data/bike_sharing/hour.parquet")
+POLICY = Policy()
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / "monitoring_replay.py"
+    spec = importlib.util.spec_from_file_location("monitoring_replay", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["monitoring_replay"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=[("washington", 4, 3), ("elsewhere", 2, 5)], ids=["washington", "elsewhere"])
+def line(bench: ModuleType, request: pytest.FixtureRequest) -> tuple:  # type: ignore[type-arg]
+    name, offset, seed = request.param
+    if name == "washington" and not DATA.exists():
+        pytest.skip("needs the shared bike data")
+    city = bench.bikes() if name == "washington" else bench.elsewhere(seed)
+    return city, offset, bench.terms(city, offset_days=offset, seed=seed, policy=POLICY)
+
+
+def test_a_retrained_service_is_left_in_peace(bench: ModuleType, line: tuple) -> None:  # type: ignore[type-arg]
+    """A year and more, retrained every 28 days: at most one alarm a quarter, and at most one rollback."""
+    city, offset, releases = line
+    outcome, weeks = bench.run_clean(city, releases, offset, POLICY)
+    assert len(outcome.causes) <= weeks / 13
+    assert len(outcome.rollbacks) <= 1
+
+
+def test_bad_releases_are_rolled_back(bench: ModuleType, line: tuple) -> None:  # type: ignore[type-arg]
+    city, offset, releases = line
+    harmful = caught = 0
+    for term, day in ((2, 8), (7, 11)):
+        for name, transform in bench.bad_transforms(city).items():
+            outcome, start, ratio = bench.run_bad_release(city, releases, term, offset, day, transform, POLICY)
+            if ratio >= 1.4:
+                harmful += 1
+                caught += bool(outcome.rollbacks) and (outcome.rollbacks[0][0] - start) <= 16 * DAY_US
+            assert len(outcome.rollbacks) <= 1, name
+    assert harmful >= 4
+    assert caught >= harmful - 1
+
+
+def test_broken_inputs_are_blamed_and_nothing_is_rolled_back(bench: ModuleType, line: tuple) -> None:  # type: ignore[type-arg]
+    city, offset, releases = line
+    total = named = wrong = 0
+    for term, day in ((3, 9), (9, 12)):
+        for feature, spoil in bench.upstream_faults(city).values():
+            outcome, start, _ = bench.run_upstream(city, releases, term, offset, day, spoil, POLICY, days=10)
+            total += 1
+            named += any(f.cause == "upstream" and feature in f.suspects and when > start for when, f in outcome.incidents)
+            wrong += bool(outcome.rollbacks)
+    assert named >= 0.85 * total
+    assert wrong <= 0.05 * total
+
+
+def test_a_changing_world_asks_for_a_retrain(bench: ModuleType) -> None:
+    if not DATA.exists():
+        pytest.skip("needs the shared bike data")
+    outcome, _ = bench.run_world(bench.bikes(), 21, 5, POLICY, days=150)
+    assert [cause for _, cause, _ in outcome.causes][:1] == ["world"]
+    assert outcome.rollbacks == []
