@@ -35,23 +35,28 @@ demo: $(DEMO)
 test: $(DEV)
 	@$(BIN)/python -m pytest $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist loadfile) $(ARGS)
 
+# All four run, whatever the first one says.
 check: $(DEV)
-	@echo "ruff check";      $(BIN)/ruff check .
-	@echo "ruff format";     $(BIN)/ruff format --check .
-	@echo "mypy --strict";   $(BIN)/mypy
-	@echo "import firewall"; $(BIN)/python tests/project/test_import_firewall.py
+	@failed=; \
+	echo "ruff check";      $(BIN)/ruff check --output-format concise . || failed="$$failed ruff-check"; \
+	echo "ruff format";     $(BIN)/ruff format --check --output-format concise . || failed="$$failed ruff-format"; \
+	echo "mypy --strict";   $(BIN)/mypy                           || failed="$$failed mypy"; \
+	echo "import firewall"; $(BIN)/python tests/project/test_import_firewall.py || failed="$$failed firewall"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 docs: $(DEV)
 	@$(BIN)/python docs/generate.py
 
 bench: $(DEV)
-	@set -e; for script in bench/$(or $(BENCH),[a-z]*).py; do \
+	@for script in bench/$(or $(BENCH),[a-z]*).py; do \
 	  [ -e "$$script" ] || { echo "there is no $$script"; exit 1; }; \
-	  echo "== $$script"; \
-	  $(if $(SMOKE),if ANDON_BENCH_SMOKE=1 timeout $(SMOKE_LIMIT_S) $(BIN)/python $$script; then :; else \
-	    code=$$?; [ $$code -eq 124 ] || exit $$code; \
-	    echo "   stopped after $(SMOKE_LIMIT_S) s: a smoke run is about starting, not about timing"; fi, \
-	  $(BIN)/python $$script); \
+	  echo "== $$script"; code=0; \
+	  $(if $(SMOKE),ANDON_BENCH_SMOKE=1 timeout -k 5 $(SMOKE_LIMIT_S)) $(BIN)/python "$$script" || code=$$?; \
+	  case "$${code}$(SMOKE)" in \
+	    0*) ;; \
+	    124?*|137?*) echo "   stopped after $(SMOKE_LIMIT_S) s: a smoke run is about starting and not about timing" ;; \
+	    *) exit $$code ;; \
+	  esac; \
 	done
 
 # The core lock is resolved within the development lock, so that the two never disagree on a version.

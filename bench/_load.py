@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._data = self._data[end:]
         self._next()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if self._waiting:
             self._load.dropped += 1
         if not self.done.done():

@@ -295,8 +295,25 @@ def with_figures(readme: str) -> str:
 
 
 def figures() -> str:
-    """What the last kept benchmarks claim, as a table."""
-    return "No benchmark has been kept yet: `make bench` writes them to `bench/results/`.\n"
+    """The table of each kept benchmark, folded under its title."""
+    kept = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "bench" / "results").glob("*.json"))]
+    if not kept:
+        return "No benchmark has been kept yet: `make bench` writes them to `bench/results/`.\n"
+    out = []
+    for bench in kept:
+        rows = [[_figure(value) for value in row] for row in bench["rows"]]
+        machine = bench.get("machine", {})
+        where = f"{machine.get('cores')} cores, Python {machine.get('python')}, {machine.get('at')}"
+        out.append(f"<details>\n<summary>{_cell(bench['title'])}</summary>\n\n{_table(bench['columns'], rows)}")
+        out.append(f"{_paragraph(bench['method'])} (`bench/{bench['name']}.py`; {where})\n\n</details>\n")
+    return "\n".join(out)
+
+
+def _figure(value: Any) -> str:
+    """A number with as many digits as mean something: 3 for what is measured, all for what is counted."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _cell(str(value))
 
 
 # --- all of them

@@ -297,7 +297,12 @@ def test_queries_of_all_sorts(tables: Tables) -> None:
     assert tables.query('select y from "a/b" join c on x = 1 order by y').to_pylist() == [{"y": "w"}, {"y": "z"}]
     assert tables.query("select * from range(3)").num_rows == 3
     assert tables.query("select y from c where y = $1 and event_time < make_timestamptz($2)", ["z", 6]).num_rows == 1
-    assert tables.query('with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select max(n) as n from r')["n"][0].as_py() == 5
+    assert (
+        tables.query("with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select max(n) as n from r")["n"][
+            0
+        ].as_py()
+        == 5
+    )
     hours = tables.query("select date_trunc('hour', event_time) as h, count(*) as n from \"a/b\" group by h order by h")
     assert hours.schema.field("h").type == UTC
     assert [hour.hour for hour in hours["h"].to_pylist()] == [0, 1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet  # noqa: F401 - imported here, before the fork, so that a child starts at once
+import pyarrow.parquet
 import sqlalchemy  # noqa: F401
 
 from andon.core import faults
@@ -92,7 +92,7 @@ def _serve() -> None:
 
                 Path(home, "error").write_text(traceback.format_exc())
                 os._exit(3)
-        print(os.waitpid(child, 0)[1], flush=True)  # noqa: T201 - the answer
+        print(os.waitpid(child, 0)[1], flush=True)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,9 @@ def test_readers_see_every_row_once_while_others_seal_and_compact(template: Path
     deadline = time.monotonic() + 4
     n = 0
     while time.monotonic() < deadline and not done.is_set():
-        ours[n % 2].append("t", pa.record_batch({"event_time": instant, "arrival_time": instant, "who": [n, n + 1, n + 2]}), durable=n % 2 == 0)
+        ours[n % 2].append(
+            "t", pa.record_batch({"event_time": instant, "arrival_time": instant, "who": [n, n + 1, n + 2]}), durable=n % 2 == 0
+        )
         n += 3
         acknowledged += 3
     done.set()
@@ -263,7 +265,12 @@ class Model(RuleBasedStateMachine):
     def open(self) -> None:
         self.tables = FileTables(self.ledger, self.home / "tables", self.home / "inbox", self.clock, Ids())
 
-    @rule(table=st.sampled_from(["a", "b/c"]), times=st.lists(st.integers(0, 20), min_size=1, max_size=4), durable=st.booleans(), wide=st.booleans())
+    @rule(
+        table=st.sampled_from(["a", "b/c"]),
+        times=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+        durable=st.booleans(),
+        wide=st.booleans(),
+    )
     def append(self, table: str, times: list[int], durable: bool, wide: bool) -> None:
         who = list(range(self.next, self.next + len(times)))
         self.next += len(times)

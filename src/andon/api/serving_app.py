@@ -121,7 +121,7 @@ class ServingApp:
             await self._refuse(send, error)
         except Exception as error:
             log.exception("a defect while answering %s", path)
-            await self._refuse(scope, send, AndonError(f"this is a defect of Andon's: {type(error).__name__}"))
+            await self._refuse(send, AndonError(f"this is a defect of Andon's: {type(error).__name__}"))
 
     # --- own endpoints
 

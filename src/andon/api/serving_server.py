@@ -89,7 +89,7 @@ async def _serve(front: Front, settings: Settings, listener: socket.socket, read
     url = url_of(listener)
     await front.start(url)
     config = uvicorn.Config(
-        ServingApp(front, settings),  # type: ignore[arg-type]  # uvicorn types its messages as TypedDicts
+        ServingApp(front, settings),
         http=GuardedProtocol,
         ws="none",
         lifespan="off",
@@ -145,8 +145,12 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Corked(transport))  # type: ignore[arg-type]  # what uvicorn uses of a transport, it has
         self.reading_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]  # an answer to HEAD has no body to go out with
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -181,6 +185,38 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Corked:
+    """A transport that sends the head of an answer together with its body: one system call and one packet instead of two."""
+
+    __slots__ = ("_head", "_transport", "get_extra_info", "is_closing", "pause_reading", "resume_reading")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_FINAL) and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
+_FINAL = (b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5")  # not 1xx, which goes out at once
 _CODES = {400: b"invalid-input", 408: b"timeout", 431: b"too-large"}
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 SERVICE = "bikes"
 FEATURES = ("hr", "weekday", "workingday", "holiday", "weathersit", "temp", "atemp", "hum", "windspeed")
 LABEL, EVENT_TIME, BASELINE = "rentals", "event_time", "last_week"
-SIGNATURE = Signature(tuple(Column(name, "double") for name in FEATURES), (Column(LABEL, "double"),))
+WEATHER = ("temp", "atemp", "hum", "windspeed")
+"""Readings that may be missing; the model was told what to do then. A request without its hour is refused."""
+SIGNATURE = Signature(tuple(Column(name, "double", name not in WEATHER) for name in FEATURES), (Column(LABEL, "double"),))
 SETTINGS = {"label_delay_s": 86_400}
 CODE = Path(__file__).parent / "code"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,8 @@ class Teller:
     """Prints the story."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        # A pipe has no width of its own; the timeline needs some.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         self._progress: Progress | None = None
 
     def heading(self, text: str) -> None:

@@ -16,7 +16,7 @@ from andon.core.clocks import DAY_US, to_iso
 from andon.core.verdicts import Evidence, Interval, SliceResult, Verdict
 from andon.incidents.records import Advice, Cause, Change, Finding, TriageEvidence
 from andon.incidents.repair import repaired
-from andon.monitoring.comparison import replay_ratio
+from andon.monitoring.comparison import onset_of, replay_ratio
 from andon.monitoring.laws import encode
 from andon.monitoring.quality import harm_since
 from andon.monitoring.records import Floats, losses
@@ -50,7 +50,7 @@ def triage(evidence: TriageEvidence) -> Finding:
     cause, advice, message = _conclude(measured, evidence)
     onset = measured.fault_onset_us if cause == "upstream" and measured.fault_onset_us is not None else measured.onset_us
     if cause == "release" and evidence.comparison.bettor.steps:
-        onset = evidence.comparison.bettor.onset_us
+        onset = onset_of(evidence.comparison)
     changed = _changes(evidence, onset)
     return Finding(
         subject=evidence.subject,
@@ -85,7 +85,7 @@ def _measure(evidence: TriageEvidence) -> _Measured:
     harmed = bool(_failed(evidence.verdicts, "live-quality"))
     onset = evidence.quality.bettor.onset_us if evidence.quality.bettor.steps else 0
     harm, interval = (harm_since(evidence.quality.scores, onset)[:2]) if evidence.quality.scores else (None, None)
-    ratio, ratio_interval, _ = replay_ratio(evidence.comparison, evidence.comparison.bettor.onset_us)
+    ratio, ratio_interval, _ = replay_ratio(evidence.comparison, onset_of(evidence.comparison))
     fault_onset = min(starts) if starts else None
     repair, repairs, kept = _repair(evidence, suspects, fault_onset)
     return _Measured(
@@ -155,6 +155,18 @@ def _conclude(measured: _Measured, evidence: TriageEvidence) -> tuple[Cause, Adv
     if measured.harmed:
         return _conclude_harm(measured, evidence)
     return "unknown", "wait", "nothing failed that calls for action"
+
+
+def _began_with_the_fault(measured: _Measured, evidence: TriageEvidence) -> bool:
+    """Before the inputs broke (at least three windows of it) the previous release was no better, and they are still broken."""
+    if measured.fault_onset_us is None:
+        return False
+    judged = [verdict for verdict in evidence.verdicts if verdict.check.startswith("inputs/")]
+    latest = max(verdict.at_us for verdict in judged)
+    ongoing = any(verdict.status == "fail" and verdict.at_us >= latest - evidence.policy.window_us for verdict in judged)
+    sound = [window for window in evidence.comparison.windows if window.start_us < measured.fault_onset_us]
+    live = sum(window.live * window.n for window in sound)
+    return ongoing and len(sound) >= 3 and live > 0 and sum(window.previous * window.n for window in sound) >= 0.9 * live
 
 
 def _say_upstream(measured: _Measured) -> str:

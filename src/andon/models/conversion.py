@@ -192,6 +192,7 @@ def _convert(estimator: Any, initial: list[tuple[str, Any]], expected: Columns) 
             warnings.simplefilter("ignore")  # deprecations of its own use of onnx and scikit-learn are not our caller's concern
             model = skl2onnx.convert_sklearn(
                 estimator,
+                name=type(estimator).__name__,  # its own default is random, and equal models are to have equal bytes
                 initial_types=initial,
                 target_opset={"": OPSET, "ai.onnx.ml": 3},
                 options=options,

@@ -98,13 +98,27 @@ def replay_ratio(state: ComparisonState, since_us: int = 0) -> tuple[float | Non
     return ratio, Interval(max(0.0, ratio - 1.96 * error), ratio + 1.96 * error, 0.95), n
 
 
+def onset_of(state: ComparisonState) -> int:
+    """When the live release began to be worse: the last minimum of the running sum of log loss ratios less half the margin (Page 1954)."""
+    total = lowest = 0.0
+    onset = state.windows[0].start_us if state.windows else 0
+    for place, window in enumerate(state.windows):
+        if window.live > 0 and window.previous > 0:
+            total += math.log(window.live / window.previous) - 0.1
+        else:
+            total += float(np.sign(window.live - window.previous))
+        if total <= lowest and place + 1 < len(state.windows):
+            lowest, onset = total, state.windows[place + 1].start_us
+    return onset
+
+
 def _undecided(subject: str, window_us: tuple[int, int], why: str, n: int) -> Verdict:
     return Verdict(subject=subject, check="previous-release", status="undecided", message=why, n=n, at_us=window_us[1], window_us=window_us)
 
 
 def _verdict(state: ComparisonState, window_us: tuple[int, int], subject: str, policy: Policy) -> Verdict:
     crossed = state.bettor.crossed(policy.rollback_alpha)
-    since = state.bettor.onset_us
+    since = onset_of(state)
     ratio, interval, n = replay_ratio(state, since)
     if ratio is None:
         return _undecided(subject, window_us, "the live release makes no errors", n)

@@ -20,7 +20,7 @@ from andon.monitoring.records import Frame, Policy, Reference, concat, losses
 
 _MEMORY = 28
 """Windows of scores that are carried along."""
-_PRIOR = 7.0
+_PRIOR = 7
 """Windows of "no growth" that the estimate of growth starts from."""
 _FLOOR, _CAP = 0.5, 2.0
 """A window's harm is clipped to this many times the margin: the floor lets one stake more, the cap keeps one wild day from deciding."""
@@ -64,6 +64,8 @@ class Expectations:
     loss: LikeHours
     naive: LikeHours
     history: Frame
+    naive_usual: float = 1.0
+    """The median over the gate's days of the naive baseline's loss over its like-hour mean (below 1: a few days are stormy)."""
 
 
 def expectations(reference: Reference, policy: Policy) -> Expectations:
@@ -73,9 +75,15 @@ def expectations(reference: Reference, policy: Policy) -> Expectations:
     history = concat(bare)
     naive = losses(season_ago(history, gate.event_us, policy.period_us), gate.label, policy.loss)
     scored = losses(gate.prediction, gate.label, policy.loss)
-    return Expectations(
-        LikeHours(gate.event_us, scored, period_us=policy.period_us), LikeHours(gate.event_us, naive, period_us=policy.period_us), history
-    )
+    like_naive = LikeHours(gate.event_us, naive, period_us=policy.period_us)
+    windows = gate.event_us // policy.window_us
+    known = np.isfinite(naive)
+    days = [known & (windows == window) for window in np.unique(windows)]
+    ratios = [
+        float(naive[day].sum() / max(like_naive.expect(gate.event_us[day]).sum(), 1e-12)) for day in days if day.sum() >= policy.min_labels
+    ]
+    usual = float(np.median([ratio for ratio in ratios if np.isfinite(ratio)] or [1.0]))
+    return Expectations(LikeHours(gate.event_us, scored, period_us=policy.period_us), like_naive, history, usual if usual > 0 else 1.0)
 
 
 def score_window(expected: Expectations, served: Frame, history: Frame, start_us: int, policy: Policy) -> WindowScore | None:
@@ -99,17 +107,16 @@ def score_window(expected: Expectations, served: Frame, history: Frame, start_us
     )
 
 
-def growth(scores: tuple[WindowScore, ...]) -> float:
+def growth(scores: tuple[WindowScore, ...], usual: float = 1.0) -> float:
     """How much harder the naive baseline finds the world than at the gate: at least 1.
+
+    The median over windows, so that three stormy days do not excuse a bad model; it starts from a week at the gate's ``usual`` ratio.
 
     >>> growth(())
     1.0
     """
-    found = [score for score in scores if score.naive_expected > 0]
-    if not found:
-        return 1.0
-    prior = _PRIOR * sum(score.naive_expected for score in found) / len(found)
-    return max(1.0, (prior + sum(score.naive for score in found)) / (prior + sum(score.naive_expected for score in found)))
+    found = [score.naive / score.naive_expected for score in scores if score.naive_expected > 0]
+    return max(1.0, float(np.median([usual] * _PRIOR + found)) / usual)
 
 
 def _rebased(scores: tuple[WindowScore, ...], expected: Expectations, policy: Policy) -> tuple[WindowScore, ...]:
@@ -146,7 +153,7 @@ def judge_quality(
     if score is None or score.expected <= 0:
         kept = msgspec.structs.replace(state, judged_until_us=end)
         return _undecided(subject, window_us, f"{n} labels are due in this window; {policy.min_labels} are needed", n), kept
-    score = msgspec.structs.replace(score, growth=growth((*state.before, *scores)[-_MEMORY:]))
+    score = msgspec.structs.replace(score, growth=growth((*state.before, *scores)[-_MEMORY:], expected.naive_usual))
     harm = min(_CAP, max(_FLOOR, score.ratio / policy.harm_ratio))
     bettor = bet_on_change(bettor, harm - 1.0, 1.0 - _FLOOR, start)
     scores = (*scores, score)[-_MEMORY:]

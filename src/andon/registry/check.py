@@ -74,7 +74,7 @@ def _numbers(connection: Connection) -> Iterator[Problem]:
 
 def _manifests(connection: Connection) -> Iterator[Problem]:
     """A living version's manifest hashes to its digest; a tombstone has none."""
-    for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(select(s.versions)):
+    for row in connection.execute(select(s.versions).execution_options(yield_per=ROWS_AT_ONCE)):
         named = f"{row.kind}:{row.name}@{row.version}"
         if row.deleted_us is not None:
             if row.manifest is not None:

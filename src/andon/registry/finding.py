@@ -116,11 +116,11 @@ def not_found(connection: Connection, address: Address) -> NotFound:
 
 
 def _suggestion(connection: Connection, address: Address) -> str:
+    kinds = connection.execute(select(s.entries.c.kind).where(s.entries.c.name == address.name).order_by(s.entries.c.kind)).scalars()
+    close = [f"{kind}:{address.name}" for kind in kinds]
     table = s.aliases if address.kind == "service" else s.entries  # a service may have nothing but channels
     names = connection.execute(select(table.c.name).where(table.c.kind == address.kind).distinct().limit(NAMES_COMPARED)).scalars()
-    close = [f"{address.kind}:{name}" for name in difflib.get_close_matches(address.name, names, n=MAX_SUGGESTIONS)]
-    kinds = connection.execute(select(s.entries.c.kind).where(s.entries.c.name == address.name).order_by(s.entries.c.kind)).scalars()
-    close += [f"{kind}:{address.name}" for kind in kinds]
+    close += [f"{address.kind}:{name}" for name in difflib.get_close_matches(address.name, names, n=MAX_SUGGESTIONS)]
     return f"did you mean {', '.join(close)}?" if close else f"run `andon ls {address.kind}`"
 
 

@@ -221,7 +221,7 @@ def _estimator(estimator: Any, spec: dict[str, Any]) -> Predict:
 
     def predict(columns: Columns, n: int) -> Columns:
         if framed:
-            import pandas as pd
+            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
             rows: Any = pd.DataFrame({name: columns[name] for name in names})
         else:

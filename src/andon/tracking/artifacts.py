@@ -97,7 +97,7 @@ def open_artifact(store: Store, run: str, path: str) -> IO[bytes]:
     try:
         return store.blobs.open(row.digest)
     except CorruptBytes as error:
-        raise CorruptBytes("this artifact's stored bytes are damaged", run=run, path=path, **error.fields) from error
+        raise CorruptBytes("this artifact's stored bytes are damaged", **(error.fields | {"run": run, "path": path})) from error
 
 
 def check_path(path: str) -> str:

@@ -35,17 +35,24 @@ def verdict(check: str, status: str) -> Verdict:
 
 def finding(cause: str, release: str = "release:s@2") -> Finding:
     return Finding(
-        subject="service:s", release=release, cause=cause, advice=ADVICE[cause], message=cause, onset_us=1,  # type: ignore[arg-type]
-        rollback_to="release:s@1" if cause == "release" else "", suspects=("temp",) if cause == "upstream" else (),
-    )  # fmt: skip
+        subject="service:s",
+        release=release,
+        cause=cause,
+        advice=ADVICE[cause],
+        message=cause,
+        onset_us=1,  # type: ignore[arg-type]
+        rollback_to="release:s@1" if cause == "release" else "",
+        suspects=("temp",) if cause == "upstream" else (),
+    )
 
 
 def seen(day: int, *, quality: str = "pass", inputs: str = "pass", previous: str = "pass", cause: str | None = None) -> Observation:
     return Observation(
-        at_us=day * DAY_US, release="release:s@2",
+        at_us=day * DAY_US,
+        release="release:s@2",
         verdicts=(verdict("live-quality", quality), verdict("inputs/frozen", inputs), verdict("previous-release", previous)),
         finding=None if cause is None else finding(cause),
-    )  # fmt: skip
+    )
 
 
 def step(state: IncidentsState, observation: Observation, policy: IncidentPolicy = POLICY) -> tuple[IncidentsState, tuple[Action, ...]]:

@@ -117,7 +117,7 @@ def test_every_check_answers_anything(training: Frame, served: Frame, long: bool
             comparison=comparison,
             policy=policy,
             predict=lambda columns: np.zeros(len(columns["y"])),
-        )  # fmt: skip
+        )
     )
     msgspec.json.encode(finding)
 
@@ -126,9 +126,12 @@ def _regular(days: int) -> Frame:
     when = np.arange(days * 24, dtype=np.int64) * HOUR_US
     rng = np.random.default_rng(0)
     return frame(
-        when, {"x": when // HOUR_US % 24, "y": rng.random(len(when)), "c": ["a", "b"] * (days * 12)},
-        prediction=rng.random(len(when)), label=rng.random(len(when)), release="release:s@1",
-    )  # fmt: skip
+        when,
+        {"x": when // HOUR_US % 24, "y": rng.random(len(when)), "c": ["a", "b"] * (days * 12)},
+        prediction=rng.random(len(when)),
+        label=rng.random(len(when)),
+        release="release:s@1",
+    )
 
 
 def test_the_same_events_give_the_same_verdicts_however_they_are_cut() -> None:

@@ -185,11 +185,11 @@ def test_one_of_four_processes_wins_each_round(shared_store: Store) -> None:
             for mover in movers:
                 assert mover.stdout is not None
                 assert mover.stdout.readline() == "done\n"
-        won = sorted(turn for mover in movers for turn in json.loads(mover.communicate()[0]))
+        won = sorted(turn for mover in movers for turn in json.loads(mover.stdout.readline()))
     finally:
         for mover in movers:
             mover.kill()
-            mover.wait()
+            mover.communicate()
     assert won == list(range(rounds))
     history = moves(shared_store, CHAMPION)
     assert [(move.revision, move.target) for move in history] == [(n + 1, f"model:bikes@{n + 1}") for n in range(rounds)]

@@ -93,7 +93,7 @@ def test_suggestions_for_what_is_not_there(add: Add, store: Store) -> None:
     move_alias(store, "model:bikes@champion", "model:bikes@1", actor=ANA)
     for address, says in {
         "model:bike": "did you mean model:bikes",
-        "model:rides": "did you mean dataset:rides?",
+        "model:rides": "did you mean dataset:rides, model:bikes?",
         "model:zzz": "run `andon ls model`",
         "model:bikes@7": "has no version like that: versions 1 to 1, aliases @champion",
         "model:bikes@challenger": "has no alias like that: versions 1 to 1, aliases @champion",

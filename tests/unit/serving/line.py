@@ -101,8 +101,8 @@ class Line:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         return self.store.blobs.put_tree(folder)
 
-    def model(self, files: dict[str, str | bytes], format: str, entry: str, signature: Signature = SIGNATURE) -> Pin:
-        manifest = ModelManifest(format=format, files=self.tree(files), entry=entry, signature=signature)  # type: ignore[arg-type]
+    def model(self, files: dict[str, str | bytes], kind: str, entry: str, signature: Signature = SIGNATURE) -> Pin:
+        manifest = ModelManifest(format=kind, files=self.tree(files), entry=entry, signature=signature)  # type: ignore[arg-type]
         version = registry.register(self.store, "model", self.service, manifest, actor=ANA)
         return Pin(str(version.address), version.digest)
 

@@ -72,14 +72,9 @@ class LocalBlobs:
     def put_file(self, path: str | os.PathLike[str]) -> str:
         """See ``Blobs.put_file``. Raises ``NotFound`` when there is no such file."""
         self._prepare()
-        try:
-            mode = os.stat(path).st_mode
-            if not stat.S_ISREG(mode):
-                raise InvalidInput("only a plain file can be put; put a directory as a tree", path=os.fspath(path))
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound("there is no such file", path=os.fspath(path), next_step="check the path") from None
-        with disk_errors(path), open(fd, "rb", buffering=0) as source:
+        if not stat.S_ISREG(trees.look_at(path).st_mode):
+            raise InvalidInput("only a plain file can be put; put a directory as a tree", path=os.fspath(path))
+        with disk_errors(path), open(trees.open_source(path), "rb", buffering=0) as source:
             return self._put_open_file(source, os.fspath(path))
 
     def put_tree(self, path: str | os.PathLike[str]) -> str:
@@ -388,7 +383,7 @@ class _Batch:
     def add(self, path: Path) -> tuple[str, int]:
         """Put one file, durable after ``finish``; its digest and size."""
         blobs = self._blobs
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = trees.open_source(path, os.O_NOFOLLOW)
         try:
             size = os.fstat(fd).st_size
             if size > _SMALL_BYTES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import weakref
@@ -38,12 +39,10 @@ class MemoryBlobs:
 
     def put_file(self, path: str | os.PathLike[str]) -> str:
         """See ``Blobs.put_file``."""
-        if Path(path).exists() and not Path(path).is_file():
+        if not stat.S_ISREG(trees.look_at(path).st_mode):
             raise InvalidInput("only a plain file can be put; put a directory as a tree", path=os.fspath(path))
-        try:
-            return self.put(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise NotFound("there is no such file", path=os.fspath(path), next_step="check the path") from None
+        with open(trees.open_source(path), "rb") as source:  # noqa: PTH123 - a descriptor, not a path
+            return self.put(source.read())
 
     def put_tree(self, path: str | os.PathLike[str]) -> str:
         """See ``Blobs.put_tree``."""

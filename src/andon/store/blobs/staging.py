@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,6 @@ class Staging:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._mine: str | None = None
-        self._lock_fd: int | None = None
         self._numbers = itertools.count()
 
     def path(self) -> str:
@@ -72,17 +72,10 @@ class Staging:
             with disk_errors(mine):
                 mine.mkdir()
                 fd = os.open(mine / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if try_lock(fd):
-                self._lock_fd = fd  # held as long as the process lives
+            if try_lock(fd):  # and so it stays until this process ends, however it ends
+                weakref.finalize(self, _leave, str(mine), fd, os.getpid())
                 return str(mine)
             os.close(fd)
-
-    def close(self) -> None:
-        """Remove this process's folder."""
-        if self._mine is not None and self._lock_fd is not None:
-            shutil.rmtree(self._mine, ignore_errors=True)
-            os.close(self._lock_fd)
-            self._mine = self._lock_fd = None
 
     def clean(self) -> int:
         """Delete the folders of dead processes; returns how many."""
@@ -101,6 +94,12 @@ class Staging:
                         shutil.rmtree(folder, ignore_errors=True)
                         removed += 1
         return removed
+
+
+def _leave(mine: str, fd: int, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child leaves its parent's folder alone
+        shutil.rmtree(mine, ignore_errors=True)
+    os.close(fd)
 
 
 def sync_files(paths: list[str], folder: Path) -> None:

@@ -13,7 +13,7 @@ link is resolved before a laid-out tree gets its name.
 """
 
 # Paths are text here: pathlib would cost more than the work itself on trees of many small files.
-# ruff: noqa: PTH103, PTH115, PTH211
+# ruff: noqa: PTH103, PTH115, PTH116, PTH211
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from typing import IO, Protocol
 import msgspec
 
 from andon.core.digests import check_digest
-from andon.core.errors import CorruptBytes, InvalidInput
+from andon.core.errors import CorruptBytes, Forbidden, InvalidInput, NotFound
 from andon.store.disk import write_all
 
 HEADER = b"andon-tree/1\n"
@@ -148,8 +148,11 @@ def walk(root: Path) -> Iterator[tuple[Entry, Path]]:
 
 
 def _walk(folder: Path, top: str, prefix: str) -> Iterator[tuple[Entry, Path]]:
-    with os.scandir(folder) as found:
-        items = list(found)
+    try:
+        with os.scandir(folder) as found:
+            items = list(found)
+    except PermissionError:
+        raise Forbidden("this directory cannot be read", path=str(folder)) from None
     if not items and prefix:
         yield Entry("d", prefix[:-1]), folder
     for item in items:
@@ -167,6 +170,26 @@ def _walk(folder: Path, top: str, prefix: str) -> Iterator[tuple[Entry, Path]]:
             yield Entry("l", path, target), here
         else:
             raise InvalidInput("a tree holds files, directories and links only", got=path)
+
+
+def look_at(path: str | os.PathLike[str]) -> os.stat_result:
+    """What is at ``path``, links followed. Raises ``NotFound`` or ``Forbidden``."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound("there is no such file", path=os.fspath(path), next_step="check the path") from None
+    except PermissionError:
+        raise Forbidden("this file cannot be read", path=os.fspath(path)) from None
+
+
+def open_source(path: str | os.PathLike[str], flags: int = 0) -> int:
+    """Open somebody's file for reading. Raises ``NotFound`` or ``Forbidden``."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except FileNotFoundError:
+        raise NotFound("there is no such file", path=os.fspath(path), next_step="check the path") from None
+    except PermissionError:
+        raise Forbidden("this file cannot be read", path=os.fspath(path)) from None
 
 
 def _refuse_outside(resolved: str, top: str, path: str) -> None:

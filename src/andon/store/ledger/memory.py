@@ -87,6 +87,9 @@ class MemoryLedger:
                 self._commits += 1
             except DBAPIError as error:
                 raise in_our_words(error, None) from error
+            finally:
+                if self._raw.in_transaction:  # a piece tried to end it, and SQLAlchemy lost count
+                    self._raw.ask("ROLLBACK")
             return value
 
     def _run(self, work: Callable[[Connection], T], connection: Connection) -> T:

@@ -50,21 +50,22 @@ def primary_code(error: BaseException) -> int:
 def in_our_words(error: BaseException, path: Path | None) -> AndonError:
     """What an error of SQLite means."""
     code, text = primary_code(error), str(getattr(error, "orig", None) or error)
+    where = {} if path is None else {"path": path}
     if code == sqlite3.SQLITE_CONSTRAINT:
         return Conflict(f"the ledger refused a record: {text}")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and path is not None and _no_space(path)):
-        return DiskFull(path=path)
+        return DiskFull(**where)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return ReadOnly(next_step="make the folder and the file writable, or choose another folder with --home", path=path)
+        return ReadOnly(next_step="make the folder and the file writable, or choose another folder with --home", **where)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return CorruptBytes(
-            f"the ledger's file is damaged: {text}", path=path, next_step="stop every process that uses it and restore it from a backup"
+            f"the ledger's file is damaged: {text}", **where, next_step="stop every process that uses it and restore it from a backup"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Unavailable(f"the ledger was locked for {BUSY_TIMEOUT_S:.0f} s by another process", path=path)
+        return Unavailable(f"the ledger was locked for {BUSY_TIMEOUT_S:.0f} s by another process", **where)
     if code in (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) or ("type" in text and "not supported" in text):
         return InvalidInput(f"the ledger cannot hold this value: {text}")
-    return Unavailable(f"the ledger failed: {text}", path=path)
+    return Unavailable(f"the ledger failed: {text}", **where)
 
 
 def _no_space(path: Path) -> bool:

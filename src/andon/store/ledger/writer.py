@@ -142,6 +142,7 @@ class GroupCommit:
         self._queue: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
+        self._options: Any = None
         self._working = False
         self._closed = False
 
@@ -264,6 +265,7 @@ class GroupCommit:
             connection = self._connection
             if connection is None:
                 connection = self._connection = side.connect()
+                self._options = connection.get_execution_options()
             side.begin()
             stage = "work"
             if len(group) == 1:
@@ -278,6 +280,8 @@ class GroupCommit:
             side.commit()
             point("ledger.after_commit")
             self.commits += 1
+            if connection.get_execution_options() is not self._options:
+                self._drop_connection()  # a piece set options, and they would be those of every later piece
         except BaseException as error:  # noqa: BLE001 - whatever broke the transaction must reach those who wait, or they wait for ever
             cause = error.__cause__ if isinstance(error, _BrokenError) and error.__cause__ is not None else error
             # A new connection is cheap; one whose state is in doubt is not.
@@ -329,6 +333,9 @@ class GroupCommit:
                 nested.rollback()
                 nested = connection.get_nested_transaction()
             piece.error = piece.error or RuntimeError("a piece of work left a nested transaction open")
+        seen = connection.get_transaction()
+        if seen is not None and not seen.is_active:  # it tried to end the transaction, and SQLAlchemy has marked it for that
+            raise _BrokenError from piece.error
         # An exception keeps its frames, and they keep half-read cursors, and those keep an old snapshot on this connection.
         self._side.tidy()
 

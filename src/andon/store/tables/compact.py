@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,26 +126,43 @@ class Keeper:
     def gc(self, inbox: Path, *, older_than_us: int) -> Freed:
         """Delete files that no version names and no process is writing, ``older_than_us`` after their last change."""
         before_s = time.time() - older_than_us / 1e6
-        held: list[tuple[Path, int, int]] = []
         deleted = size_bytes = 0
-        try:
-            with disk_errors(self._root):
-                for path, size in _files(self._root, before_s):
-                    fd = lock_file(path)
-                    held += [] if fd is None else [(path, fd, size)]
-                with self._ledger.read() as connection:  # after locking: what was being committed is known now
-                    known = _known_paths(connection)
-                for path, _, size in held:
-                    if path.relative_to(self._root).as_posix() not in known:
-                        path.unlink(missing_ok=True)
-                        deleted, size_bytes = deleted + 1, size_bytes + size
-                for path in leftovers(inbox, older_than_us / 1e6):
-                    path.unlink(missing_ok=True)
-                    deleted += 1
-        finally:
-            for _, fd, _ in held:
-                os.close(fd)
+        with disk_errors(self._root):
+            files = _files(self._root, before_s)
+            known = self._known(path for path, _ in files)
+            for path, size in files:
+                if path not in known and self._delete_orphan(path):
+                    deleted, size_bytes = deleted + 1, size_bytes + size
+            for path in leftovers(inbox, older_than_us / 1e6):
+                path.unlink(missing_ok=True)
+                deleted += 1
         return Freed(deleted, size_bytes)
+
+    def _delete_orphan(self, path: Path) -> bool:
+        fd = lock_file(path)
+        if fd is None:
+            return False
+        try:
+            if self._known([path]):  # asked again under the lock: whoever wrote it may have committed meanwhile
+                return False
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
+
+    def _known(self, paths: Iterable[Path]) -> set[Path]:
+        """Which of these files some version names, purged ones not counted."""
+        from sqlalchemy import select
+
+        from andon.store.schema import parts
+
+        relative = [path.relative_to(self._root).as_posix() for path in paths]
+        found: set[Path] = set()
+        with self._ledger.read() as connection:
+            for start in range(0, len(relative), 500):
+                rows = connection.execute(select(parts.c.path).where(parts.c.path.in_(relative[start : start + 500])))
+                found |= {self._root / path for path in rows.scalars()}
+        return found
 
     def _parts(self, table: str) -> list[Part]:
         with self._ledger.read() as connection:
@@ -180,14 +197,6 @@ def _forget_removed(connection: Connection, before_us: int) -> list[Part]:
         connection.execute(delete(parts).where(parts.c.removed_version <= cutoff))
         connection.execute(delete(table_versions).where(table_versions.c.version < max(row["removed_version"] for row in rows)))
     return [part_of(row) for row in rows]
-
-
-def _known_paths(connection: Connection) -> set[str]:
-    from sqlalchemy import select
-
-    from andon.store.schema import parts
-
-    return set(connection.execute(select(parts.c.path)).scalars())
 
 
 def _files(root: Path, before_s: float) -> list[tuple[Path, int]]:

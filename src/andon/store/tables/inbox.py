@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 QUARANTINE = "quarantine"
 """Where damaged segments go once their whole frames are sealed."""
 CACHE_BYTES = 256 << 20
+MAX_CLAIMS = 200  # each is an open file
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -223,7 +224,7 @@ def claim(folder: Path, limit_bytes: int) -> list[Claim]:
             continue
         claims.append(Claim(name, path, fd))
         total += os.fstat(fd).st_size
-        if total >= limit_bytes:
+        if total >= limit_bytes or len(claims) >= MAX_CLAIMS:
             break
     return claims
 

@@ -147,7 +147,9 @@ def _open(root: Path | None) -> duckdb.DuckDBPyConnection:
     ]
     if root is not None:
         folder = str(root.absolute())
-        allowed = ", ".join(_text(f"{path}/") for path in sorted({folder, _literal_path(folder)}))  # it checks patterns before it expands them
+        allowed = ", ".join(
+            _text(f"{path}/") for path in sorted({folder, _literal_path(folder)})
+        )  # it checks patterns before it expands them
         settings += [f"set allowed_directories = [{allowed}]", f"set temp_directory = {_text(folder + '/.spill')}"]
     settings += ["set enable_external_access = false", "set lock_configuration = true"]
     for setting in settings:

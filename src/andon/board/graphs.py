@@ -1,0 +1,89 @@
+"""Lineage as an inline SVG: columns by distance from the root, what it was made from on the left, what came of it on the right."""
+
+from __future__ import annotations
+
+from markupsafe import Markup, escape
+
+from andon.board.words import href
+from andon.operations.showing import LineageView
+
+NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 42, 72, 14, 8
+MOST_IN_COLUMN = 9
+
+
+def lineage_graph(view: LineageView) -> Markup:
+    """The graph; a column that is too long ends with how many more there are. Empty when the root stands alone."""
+    if len(view.nodes) < 2:
+        return Markup("")
+    columns, hidden = _columns(view)
+    places = _places(columns)
+    tall = max(len(nodes) + (1 if hidden.get(level) else 0) for level, nodes in columns.items())
+    height = 2 * MARGIN + tall * (NODE_HEIGHT + GAP_Y) - GAP_Y
+    width = 2 * MARGIN + len(columns) * (NODE_WIDTH + GAP_X) - GAP_X
+    parts = [_edge(places, edge.parent, edge.child, edge.role) for edge in view.edges if edge.parent in places and edge.child in places]
+    parts += [_node(name, at, root=name == view.root) for name, at in places.items()]
+    for level, count in hidden.items():
+        if count:
+            x = MARGIN + sorted(columns).index(level) * (NODE_WIDTH + GAP_X)
+            y = MARGIN + len(columns[level]) * (NODE_HEIGHT + GAP_Y) + 20
+            parts.append(f'<text class="node-kind" x="{x}" y="{y}">and {count} more</text>')
+    label = f"Lineage of {view.root}: {len(view.nodes)} things, {len(view.edges)} links"
+    return Markup(
+        f'<svg class="graph" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
+
+
+def _columns(view: LineageView) -> tuple[dict[int, list[str]], dict[int, int]]:
+    columns: dict[int, list[str]] = {}
+    for name in view.nodes:
+        columns.setdefault(view.depth.get(name, 0), []).append(name)
+    neighbours: dict[str, list[str]] = {}
+    for edge in view.edges:
+        neighbours.setdefault(edge.child, []).append(edge.parent)
+        neighbours.setdefault(edge.parent, []).append(edge.child)
+    hidden = {}
+    for level in sorted(columns, key=abs):  # from the root outwards, each by where its neighbours are
+        inner = columns.get(level - 1 if level > 0 else level + 1, [])
+        rank = {name: index for index, name in enumerate(inner)}
+        columns[level].sort(key=lambda name: (_mean([rank[n] for n in neighbours.get(name, ()) if n in rank]), name))
+        hidden[level] = max(0, len(columns[level]) - MOST_IN_COLUMN)
+        columns[level] = columns[level][:MOST_IN_COLUMN]
+    return dict(sorted(columns.items())), hidden
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 1e9
+
+
+def _places(columns: dict[int, list[str]]) -> dict[str, tuple[float, float]]:
+    tall = max(len(nodes) for nodes in columns.values())
+    places = {}
+    for index, nodes in enumerate(columns.values()):
+        lead = (tall - len(nodes)) * (NODE_HEIGHT + GAP_Y) / 2
+        for row, name in enumerate(nodes):
+            places[name] = (MARGIN + index * (NODE_WIDTH + GAP_X), MARGIN + lead + row * (NODE_HEIGHT + GAP_Y))
+    return places
+
+
+def _edge(places: dict[str, tuple[float, float]], parent: str, child: str, role: str) -> str:
+    (x1, y1), (x2, y2) = places[parent], places[child]
+    x1 += NODE_WIDTH
+    y1 += NODE_HEIGHT / 2
+    y2 += NODE_HEIGHT / 2
+    if x2 < x1:  # a link within one column, or backwards: around the outside
+        return f'<path class="edge" d="M{x1:.0f} {y1:.0f}h10V{y2:.0f}h-10"/>'
+    bend = (x2 - x1) / 2
+    path = f'<path class="edge" d="M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"/>'
+    return path + f'<text class="role" x="{x2 - 6:.0f}" y="{y2 - 5:.0f}" text-anchor="end">{escape(role)}</text>'
+
+
+def _node(name: str, at: tuple[float, float], *, root: bool) -> str:
+    kind, _, rest = name.partition(":")
+    shown = rest if len(rest) <= 23 else f"{rest[:10]}…{rest[-11:]}"
+    x, y = at
+    return (
+        f'<a href="{escape(href(name))}" class="{"root" if root else ""}"><title>{escape(name)}</title>'
+        f'<rect x="{x:.0f}" y="{y:.0f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="7"/>'
+        f'<text class="node-kind" x="{x + 12:.0f}" y="{y + 16:.0f}">{escape(kind)}</text>'
+        f'<text class="node-name" x="{x + 12:.0f}" y="{y + 32:.0f}">{escape(shown)}</text></a>'
+    )

@@ -1,0 +1,180 @@
+"""How numbers, times and states are said on the board. Filters of the templates; everything returns text, which the templates escape."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup, escape
+
+from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
+from andon.core.errors import AndonError
+
+LIGHT_WORDS = {"green": "good", "yellow": "watch", "red": "stop", "grey": "no signal"}
+STATE_WORDS = {"pass": "pass", "warn": "warn", "fail": "fail", "undecided": "undecided"}
+SHAPES = {
+    "green": '<circle cx="8" cy="8" r="6.5" fill="currentColor"/>',
+    "yellow": '<path d="M8 1.2 15.3 14.2H.7Z" fill="currentColor" stroke="currentColor" stroke-linejoin="round"/>',
+    "red": '<rect x="1.5" y="1.5" width="13" height="13" rx="1.5" fill="currentColor"/>',
+    "grey": '<circle cx="8" cy="8" r="5.5" fill="none" stroke="currentColor" stroke-width="2.2"/>',
+}
+LIKE = {"pass": "green", "warn": "yellow", "fail": "red", "undecided": "grey"}
+
+
+def lamp(state: str, size: str = "") -> Markup:
+    """The lamp of a light or a verdict: disc, triangle, square or open ring, so that it reads without colour."""
+    light = LIKE.get(state, state)
+    drawn = SHAPES.get(light, SHAPES["grey"])
+    return Markup(f'<svg class="lamp is-{escape(light)} {escape(size)}" viewBox="0 0 16 16" aria-hidden="true">{drawn}</svg>')
+
+
+def tower(light: str, height: int = 64) -> Markup:
+    """The andon itself: a stack light of three lamps, with the one that is lit."""
+    lamps = []
+    for index, (colour, drawn) in enumerate((("red", _SQUARE), ("yellow", _TRIANGLE), ("green", _DISC))):
+        y = 3 + index * 19
+        lit = colour == light
+        halo = f'<rect class="on-{colour} halo" x="-1" y="{y - 3}" width="30" height="23" rx="7"/>' if lit else ""
+        lamps.append(f'{halo}<rect class="{"on-" + colour if lit else "off"}" x="4" y="{y}" width="20" height="17" rx="4"/>')
+        if lit:
+            lamps.append(f'<g transform="translate(14 {y + 8.5})" fill="#fff">{drawn}</g>')
+    words = LIGHT_WORDS.get(light, light)
+    return Markup(
+        f'<svg class="tower" width="{height * 28 // 68}" height="{height}" viewBox="0 0 28 68" role="img" aria-label="{escape(words)}">'
+        f'{"".join(lamps)}<rect class="post" x="12" y="60" width="4" height="8" rx="1"/></svg>'
+    )
+
+
+_DISC = '<circle r="3.4"/>'
+_TRIANGLE = '<path d="M0-4 4.4 3.6H-4.4Z"/>'
+_SQUARE = '<rect x="-3.2" y="-3.2" width="6.4" height="6.4" rx=".8"/>'
+
+
+def number(value: Any) -> str:
+    """A number with about three digits that matter; a dash for none.
+
+    >>> number(0.123456), number(41873), number(None), number(1.0)
+    ('0.123', '41,873', '–', '1')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def size(value: int) -> str:
+    """Bytes, said.
+
+    >>> size(412_887)
+    '403 KiB'
+    """
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:.0f} {unit}" if unit in ("B", "KiB") else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def moment(at_us: int) -> dt.datetime:
+    """A UTC datetime; instants beyond what a calendar holds are clamped to it."""
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=max(-62_135_596_800_000_000, min(at_us, 253_402_300_799_000_000)))
+
+
+def instant(at_us: int | None) -> str:
+    """``2011-09-07 00:00`` in UTC."""
+    return "–" if at_us is None else f"{moment(at_us):%Y-%m-%d %H:%M}"
+
+
+def day(at_us: int) -> str:
+    """``7 Sep 2011``."""
+    at = moment(at_us)
+    return f"{at.day} {at:%b} {at.year}"
+
+
+def lasting(us: int | None) -> str:
+    """A duration: ``94 s``, ``6.0 min``, ``3.2 h``, ``12 d``."""
+    if us is None:
+        return "–"
+    seconds = us / 1e6
+    for limit, unit, divisor in ((90, "s", 1.0), (5400, "min", 60.0), (172_800, "h", 3600.0)):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}" if divisor == 1.0 else f"{seconds / divisor:.1f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def ago(at_us: int | None, now_us: int) -> Markup:
+    """A ``<time>`` that says how long ago; the page's script keeps it true."""
+    if at_us is None:
+        return Markup("–")
+    seconds = max(0, now_us - at_us) / 1e6
+    if seconds < 45:
+        said = "just now"
+    elif seconds < 3600:
+        said = f"{max(1, round(seconds / 60))} min ago"
+    elif seconds < 86_400:
+        said = f"{round(seconds / 3600)} h ago"
+    else:
+        said = f"{round(seconds / 86_400)} d ago" if seconds < 30 * 86_400 else day(at_us)
+    full = instant(at_us)
+    return Markup(f'<time datetime="{moment(at_us):%Y-%m-%dT%H:%M:%SZ}" title="{full} UTC" data-ago="{at_us}">{said}</time>')
+
+
+def who(actor: str) -> str:
+    """A person by name; anything else with its kind."""
+    return actor.removeprefix("person:")
+
+
+def short(digest: str | None) -> str:
+    """The first digits of a digest."""
+    return "–" if not digest else digest[:15] + ("…" if len(digest) > 15 else "")
+
+
+def href(address: str) -> str:
+    """The page of an address; ``#`` for what has none.
+
+    >>> href("release:bikes@3"), href("policy:gate/default@1")
+    ('/releases/bikes/3', '/registry/policy/gate%2Fdefault?at=1')
+    """
+    try:
+        at = Address.parse(address)
+    except AndonError:
+        return "#"
+    name = quote(at.name, safe="")
+    suffix = at.version if at.version is not None else at.alias
+    if at.kind == "release":
+        return f"/releases/{name}/{suffix or 'latest'}"
+    if at.kind == "service":
+        return f"/services/{name}"
+    if at.kind == "experiment":
+        return f"/runs?experiment={name}"
+    if at.kind in ID_KINDS:
+        return f"/{at.kind}s/{name}"
+    assert at.kind in VERSIONED_KINDS
+    return f"/registry/{at.kind}/{name}" + (f"?at={suffix}" if suffix else "")
+
+
+def pretty(value: Any) -> str:
+    """A JSON-like value on several lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def brief(value: Any) -> str:
+    """A value in a table's cell."""
+    if value is None:
+        return "–"
+    text = value if isinstance(value, str) else number(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 160 else text[:157] + "…"
+
+
+FILTERS = {
+    "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago, "who": who,
+    "short": short, "href": href, "pretty": pretty, "brief": brief, "light_word": lambda light: LIGHT_WORDS.get(light, light),
+}  # fmt: skip
