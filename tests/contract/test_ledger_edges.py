@@ -310,17 +310,17 @@ def test_many_readers_at_once(ledger: Ledger) -> None:
 
 
 def test_changes_is_seen_by_every_thread_for_itself(ledger: Ledger) -> None:
-    def watch(rounds: int) -> int:
+    def watch(me: int) -> int:
         missed, seen = 0, ledger.changes()
-        for n in range(rounds):
-            ledger.write(put(f"{threading.get_ident()}-{n}"))
+        for n in range(25):
+            ledger.write(put(f"{me}-{n}"))
             now = ledger.changes()
             missed += now == seen
             seen = now
         return missed
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(one.result(20) for one in [pool.submit(watch, 25) for _ in range(4)]) == 0
+        assert sum(one.result(20) for one in [pool.submit(watch, me) for me in range(4)]) == 0
 
 
 def test_nothing_is_kept_alive_after_its_commit(ledger: Ledger) -> None:

@@ -319,9 +319,9 @@ class Model(RuleBasedStateMachine):
         finally:
             faults.arm(None)
         found = self.tables.query('select who from "a"') if "a" in self.tables.names() else None
-        if verb == 3 and found is not None and self.next - 1 in found["who"].to_pylist():  # refused, and yet there: allowed, once
-            if not any(row[2] == self.next - 1 for row in self.rows):
-                self.rows.append(("a", 1, self.next - 1))
+        last = self.next - 1
+        if verb == 3 and found is not None and last in found["who"].to_pylist() and all(row[2] != last for row in self.rows):
+            self.rows.append(("a", 1, last))  # refused, and yet there: allowed, once
         self.tables.seal()
         self.sealed = {row[2] for row in self.rows}
         self._remember()

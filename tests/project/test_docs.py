@@ -224,7 +224,7 @@ FORBIDDEN = {
         ]
     ),
     "holds an absolute path of a machine": "|".join(
-        rf"(?<![\w.~-])/{top}/"
+        rf"(?<![\w.~-])/{top}/(?=[\w.])"
         for top in ("wor" + "k", "roo" + "t", "hom" + "e", "User" + "s", "opt/pyp" + "i", "opt/wheel" + "s", "tmp/ven" + "v")
     ),
     "speaks of how the work was arranged": "|".join(["shared/" + "design", r"\bissue " + r"#?\d", r"\bclosing " + "note"]),

@@ -76,6 +76,6 @@ def test_broken_inputs_are_blamed_and_nothing_is_rolled_back(bench: ModuleType, 
 def test_a_changing_world_asks_for_a_retrain(bench: ModuleType) -> None:
     if not DATA.exists():
         pytest.skip("needs the shared bike data")
-    outcome, _ = bench.run_world(bench.bikes(), 21, 5, POLICY, days=150)
+    outcome, _ = bench.run_world(bench.bikes(), 21, 5, POLICY, days=120)
     assert [cause for _, cause, _ in outcome.causes][:1] == ["world"]
     assert outcome.rollbacks == []

@@ -6,26 +6,53 @@ import json
 import math
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
+import msgspec
+from markupsafe import Markup
 
+from andon.board.svg import EMPTY, element, path
 from andon.board.words import day, instant, number
 from andon.operations.showing.records import QualityPoint, TrafficBucket
-from andon.releases import Turn
+from andon.releases import PRODUCTION, Turn
 
 LEFT, RIGHT, TOP, BOTTOM = 34, 10, 26, 24
+CLIP = 6.0
+"""Ratios above this are drawn at the edge: one wild window must not flatten all the others."""
+CROWDED = 120
 
 
-def shape(status: str, x: float, y: float, r: float, extra: str = "") -> str:
+class Frame(msgspec.Struct, frozen=True):
+    """The plot area: event time from ``start`` to ``end`` across, 0 to ``top`` upwards."""
+
+    width: int
+    height: int
+    start: int
+    end: int
+    top: float
+
+    def x(self, at_us: float) -> float:
+        """Where an instant is."""
+        return LEFT + (at_us - self.start) / (self.end - self.start) * (self.width - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Where a value is; values above the frame are drawn at its edge."""
+        return TOP + (1 - min(value, self.top) / self.top) * (self.height - TOP - BOTTOM)
+
+    def across(self, value: float, kind: str) -> Markup:
+        """A horizontal line at a value."""
+        return element("line", class_=kind, x1=LEFT, x2=self.width - RIGHT, y1=self.y(value), y2=self.y(value))
+
+
+def shape(status: str, x: float, y: float, r: float) -> Markup:
     """The mark of a state: disc, triangle, square, or an open ring. The same shapes as the lamps."""
-    kind = f'class="dot is-{escape(status)}" {extra}'
-    if status in ("warn", "yellow"):
+    kind = f"dot is-{status}"
+    if status == "warn":
         points = f"{x:.1f},{y - r * 1.25:.1f} {x + r * 1.2:.1f},{y + r * 0.9:.1f} {x - r * 1.2:.1f},{y + r * 0.9:.1f}"
-        return f'<polygon points="{points}" fill="currentColor" {kind}/>'
-    if status in ("fail", "red"):
-        return f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r:.1f}" height="{2 * r:.1f}" fill="currentColor" {kind}/>'
-    if status in ("pass", "green"):
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="currentColor" {kind}/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r - 0.5:.1f}" fill="none" stroke="currentColor" {kind}/>'
+        return element("polygon", class_=kind, points=points, fill="currentColor")
+    if status == "fail":
+        return element("rect", class_=kind, x=x - r, y=y - r, width=2 * r, height=2 * r, fill="currentColor")
+    if status == "pass":
+        return element("circle", class_=kind, cx=x, cy=y, r=r, fill="currentColor")
+    return element("circle", class_=kind + " open", cx=x, cy=y, r=r - 0.5)
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -41,40 +68,31 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
     return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def quality_chart(points: Sequence[QualityPoint], turns: Sequence[Turn], threshold: float | None, *, width: int = 860, height: int = 280) -> Markup:
+def quality_chart(
+    points: Sequence[QualityPoint], turns: Sequence[Turn], threshold: float | None, *, width: int = 860, height: int = 280
+) -> Markup:
     """Live quality by window, against the harm threshold, with the moments at which another release took production."""
     if not points:
-        return Markup("")
-    start, end = points[0].start_us, max(points[-1].end_us, points[0].start_us + 1)
+        return EMPTY
     measured = [value for p in points for value in (p.ratio, p.pooled, p.high) if value is not None]
-    top = max([1.2, (threshold or 1.0) * 1.25, *(min(value, 6.0) for value in measured)])
-
-    def x(at_us: float) -> float:
-        return LEFT + (at_us - start) / (end - start) * (width - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (1 - min(value, top) / top) * (height - TOP - BOTTOM)
-
-    parts = [_tenures(turns, start, end, x, height), _axes(start, end, top, x, y, width, height)]
-    parts.append(f'<line class="expected" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(1):.1f}" y2="{y(1):.1f}"/>')
-    parts.append(_band(points, x, y))
+    top = max([1.2, (threshold or 1.0) * 1.25, *(min(value, CLIP) for value in measured)])
+    frame = Frame(width, height, points[0].start_us, max(points[-1].end_us, points[0].start_us + 1), top)
+    middles = [(frame.x((p.start_us + p.end_us) / 2), p) for p in points]
+    parts = [*_tenures(turns, frame), *_axes(frame), frame.across(1.0, "expected"), *_bands(points, frame)]
     if threshold is not None:
-        parts.append(f'<line class="limit" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(threshold):.1f}" y2="{y(threshold):.1f}"/>')
-        parts.append(f'<text class="limit-label" x="{LEFT + 6}" y="{y(threshold) - 6:.1f}">harm above {number(threshold)} ×</text>')
-    middles = [(x((p.start_us + p.end_us) / 2), p) for p in points]
-    parts.append(f'<path class="ratio" d="{_path([(at, None if p.ratio is None else y(p.ratio)) for at, p in middles])}"/>')
-    parts.append(f'<path class="pooled" d="{_path([(at, None if p.pooled is None else y(p.pooled)) for at, p in middles])}"/>')
-    size = 3.6 if len(points) < 120 else 2.2
+        said = f"harm above {number(threshold)} ×"
+        parts += [frame.across(threshold, "limit"), element("text", said, class_="limit-label", x=LEFT + 6, y=frame.y(threshold) - 6)]
+    for kind in ("ratio", "pooled"):
+        line = path((at, None if (value := getattr(p, kind)) is None else frame.y(value)) for at, p in middles)
+        parts.append(element("path", class_=kind, d=line))
+    crowded = len(points) > CROWDED
     for at, p in middles:
-        if p.status != "pass" or len(points) < 120:
-            parts.append(shape(p.status, at, y(p.ratio if p.ratio is not None else 0), size if p.status != "undecided" else 3))
-    parts.append(_turn_lines(turns, start, end, x, width, height))
-    read = [
-        {"x": round(at, 1), "y": round(y(p.ratio or 0), 1), "t": _tip(p), "u": f"/verdicts/{p.verdict.removeprefix('verdict:')}"}
-        for at, p in middles
-    ]
-    label = f"Live quality, {len(points)} windows from {day(start)} to {day(end)}. Use the arrow keys to read each; Enter opens its verdict."
-    return _svg("".join(parts), width, height, label, read)
+        if p.status != "pass" or not crowded:
+            parts.append(shape(p.status, at, frame.y(p.ratio or 0.0), 2.2 if crowded else 3.0 if p.status == "undecided" else 3.6))
+    parts += _turn_lines(turns, frame)
+    read = [(at, frame.y(p.ratio or 0.0), _tip(p), f"/verdicts/{p.verdict.removeprefix('verdict:')}") for at, p in middles]
+    span = f"{len(points)} windows from {day(frame.start)} to {day(frame.end)}"
+    return _chart(parts, frame, f"Live quality, {span}. The arrow keys read each; Enter opens its verdict.", read)
 
 
 def _tip(p: QualityPoint) -> str:
@@ -84,140 +102,114 @@ def _tip(p: QualityPoint) -> str:
     return f"{day(p.start_us)} · {number(p.ratio)} × expected{pooled} · {p.status} · {p.n} labels"
 
 
-def _svg(body: str, width: int, height: int, label: str, points: Sequence[object]) -> Markup:
-    data = escape(json.dumps(points, separators=(",", ":")))
-    cross = f'<line class="cross" x1="0" x2="0" y1="{TOP - 8}" y2="{height - BOTTOM}"/>'
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" tabindex="0" aria-label="{escape(label)}" data-chart data-points="{data}">'
-        f"{body}{cross}</svg>"
+def _chart(parts: Sequence[Markup], frame: Frame, label: str, read: Sequence[tuple[float, float, str, str]]) -> Markup:
+    data = json.dumps([{"x": round(x, 1), "y": round(y, 1), "t": text, "u": url} for x, y, text, url in read], separators=(",", ":"))
+    cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=frame.height - BOTTOM)
+    box = f"0 0 {frame.width} {frame.height}"
+    return element(
+        "svg", [*parts, cross], class_="chart", viewBox=box, role="img", tabindex=0, aria_label=label, data_chart="", data_points=data
     )
 
 
-def _axes(start: int, end: int, top: float, x: object, y: object, width: int, height: int) -> str:
-    assert callable(x)
-    assert callable(y)
+def _axes(frame: Frame) -> list[Markup]:
     parts = []
-    for value in ticks(0, top, 4):
-        parts.append(f'<line class="{"grid" if value else "base"}" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    count = max(2, width // 150)
+    for value in ticks(0, frame.top, 4):
+        parts.append(frame.across(value, "grid" if value else "base"))
+        parts.append(element("text", f"{value:g}", x=LEFT - 8, y=frame.y(value) + 4, text_anchor="end"))
+    count = max(2, frame.width // 150)
     for index in range(count + 1):
-        at = start + (end - start) * index / count
+        at = frame.start + (frame.end - frame.start) * index / count
         anchor = "start" if index == 0 else "end" if index == count else "middle"
-        parts.append(f'<text x="{x(at):.1f}" y="{height - 6}" text-anchor="{anchor}">{day(int(at))}</text>')
-    return "".join(parts)
+        parts.append(element("text", day(int(at)), x=frame.x(at), y=frame.height - 6, text_anchor=anchor))
+    return parts
 
 
-def _band(points: Sequence[QualityPoint], x: object, y: object) -> str:
+def _bands(points: Sequence[QualityPoint], frame: Frame) -> list[Markup]:
     """The interval of what was judged, as one shape for each unbroken stretch."""
-    assert callable(x)
-    assert callable(y)
-    shapes, run = [], list[QualityPoint]()
+    shapes, stretch = list[Markup](), list[tuple[float, float, float]]()
     for p in [*points, None]:
         if p is not None and p.low is not None and p.high is not None:
-            run.append(p)
+            stretch.append((frame.x((p.start_us + p.end_us) / 2), frame.y(p.high), frame.y(p.low)))
             continue
-        if len(run) > 1:
-            upper = [f"{x((q.start_us + q.end_us) / 2):.1f},{y(q.high):.1f}" for q in run]
-            lower = [f"{x((q.start_us + q.end_us) / 2):.1f},{y(q.low):.1f}" for q in reversed(run)]
-            shapes.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
-        run = []
-    return "".join(shapes)
+        if len(stretch) > 1:
+            corners = [(x, high) for x, high, _ in stretch] + [(x, low) for x, _, low in reversed(stretch)]
+            shapes.append(element("polygon", class_="band", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)))
+        stretch = []
+    return shapes
 
 
-def _in_view(turns: Sequence[Turn], start: int, end: int) -> list[tuple[int, Turn]]:
-    found = [(turn.event_us, turn) for turn in turns if turn.channel == "production" and turn.event_us is not None]
-    return [(at, turn) for at, turn in found if at < end]
+def _known(turns: Sequence[Turn], frame: Frame) -> list[tuple[int, Turn]]:
+    found = [(turn.event_us, turn) for turn in turns if turn.channel == PRODUCTION and turn.event_us is not None]
+    return [(at, turn) for at, turn in found if at < frame.end]
 
 
-def _tenures(turns: Sequence[Turn], start: int, end: int, x: object, height: int) -> str:
+def _tenures(turns: Sequence[Turn], frame: Frame) -> list[Markup]:
     """A wash behind every second release, so that one sees who answered when."""
-    assert callable(x)
-    known = _in_view(turns, start, end)
+    known = _known(turns, frame)
     parts = []
     for index, (at, _) in enumerate(known):
-        until = known[index + 1][0] if index + 1 < len(known) else end
-        if index % 2 == 1 and until > start:
-            left, right = x(max(at, start)), x(min(until, end))
-            parts.append(f'<rect class="tenure" x="{left:.1f}" y="{TOP - 14}" width="{max(0, right - left):.1f}" height="{height - TOP - BOTTOM + 14}"/>')
-    return "".join(parts)
+        until = known[index + 1][0] if index + 1 < len(known) else frame.end
+        if index % 2 == 1 and until > frame.start:
+            left, right = frame.x(max(at, frame.start)), frame.x(min(until, frame.end))
+            tall = frame.height - TOP - BOTTOM + 14
+            parts.append(element("rect", class_="tenure", x=left, y=TOP - 14, width=max(0.0, right - left), height=tall))
+    return parts
 
 
-def _turn_lines(turns: Sequence[Turn], start: int, end: int, x: object, width: int, height: int) -> str:
-    assert callable(x)
+def _turn_lines(turns: Sequence[Turn], frame: Frame) -> list[Markup]:
     parts, free = [], -1e9
-    for at, turn in _in_view(turns, start, end):
-        left = x(max(at, start))
+    for at, turn in _known(turns, frame):
+        x = frame.x(max(at, frame.start))
         name = "@" + turn.release.rpartition("@")[2]
         said = f"↩ {name}" if turn.kind == "rolled-back" else name
-        if at > start:
-            parts.append(f'<line class="turn" x1="{left:.1f}" x2="{left:.1f}" y1="{TOP - 14}" y2="{height - BOTTOM}"/>')
-        if left > free:
-            anchor, shift = ("end", -5) if left > width - 70 else ("start", 5)
-            parts.append(
-                f'<text class="turn-label" x="{left + shift:.1f}" y="{TOP - 8}" text-anchor="{anchor}">{escape(said)}'
-                f"<title>{escape(turn.release)} {escape(turn.kind)} {escape(instant(at))}</title></text>"
-            )
-            free = left + 9 * len(said) + 12
-    return "".join(parts)
-
-
-def _path(points: Sequence[tuple[float, float | None]]) -> str:
-    parts, pen = [], False
-    for x, y in points:
-        if y is None:
-            pen = False
-            continue
-        parts.append(f"{'L' if pen else 'M'}{x:.1f} {y:.1f}")
-        pen = True
-    return "".join(parts)
+        if at > frame.start:
+            parts.append(element("line", class_="turn", x1=x, x2=x, y1=TOP - 14, y2=frame.height - BOTTOM))
+        if x > free:
+            last = x > frame.width - 70
+            full = element("title", f"{turn.release} {turn.kind} {instant(at)}")
+            place = {"x": x + (-5 if last else 5), "y": TOP - 8, "text_anchor": "end" if last else "start"}
+            parts.append(element("text", [Markup.escape(said), full], class_="turn-label", **place))
+            free = x + 9 * len(said) + 12
+    return parts
 
 
 def sparkline(values: Sequence[float | None], threshold: float | None = None) -> Markup:
     """A small line of recent values with the threshold; stretched to its place by CSS."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
-        return Markup("")
+        return EMPTY
     top = max([*known, threshold or 0.0]) * 1.08 or 1.0
     width, height = 200, 36
 
     def y(value: float) -> float:
         return height - 2 - value / top * (height - 4)
 
-    step = width / max(1, len(values) - 1)
-    path = _path([(index * step, None if value is None else y(value)) for index, value in enumerate(values)])
-    limit = "" if threshold is None else f'<line x1="0" x2="{width}" y1="{y(threshold):.1f}" y2="{y(threshold):.1f}"/>'
+    step = width / (len(values) - 1)
+    line = element("path", d=path((index * step, None if value is None else y(value)) for index, value in enumerate(values)))
+    limit = EMPTY if threshold is None else element("line", x1=0, x2=width, y1=y(threshold), y2=y(threshold))
     says = f"last {len(values)} values, newest {number(known[-1])}" + ("" if threshold is None else f", threshold {number(threshold)}")
-    return Markup(
-        f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="{escape(says)}">{limit}<path d="{path}"/></svg>'
-    )
+    box = f"0 0 {width} {height}"
+    return element("svg", [limit, line], class_="spark", viewBox=box, preserveAspectRatio="none", role="img", aria_label=says)
 
 
 def traffic_chart(buckets: Sequence[TrafficBucket], bucket_us: int, *, width: int = 860, height: int = 190) -> Markup:
     """Latency quantiles as lines over the number of rows as bars, by event time."""
     if not buckets:
-        return Markup("")
-    start, end = buckets[0].start_us, buckets[-1].start_us + bucket_us
-    slow = [value for b in buckets for value in (b.p99_ms,) if value is not None]
-    top, most = max([*slow, 0.001]) * 1.1, max(b.rows for b in buckets)
-
-    def x(at_us: float) -> float:
-        return LEFT + (at_us - start) / (end - start) * (width - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (1 - value / top) * (height - TOP - BOTTOM)
-
-    wide = max(1.0, (width - LEFT - RIGHT) * bucket_us / (end - start) - 1.5)
-    parts = [_axes(start, end, top, x, y, width, height)]
+        return EMPTY
+    slowest = max([b.p99_ms for b in buckets if b.p99_ms is not None], default=0.0)
+    frame = Frame(width, height, buckets[0].start_us, buckets[-1].start_us + bucket_us, max(slowest, 0.001) * 1.1)
+    most = max(b.rows for b in buckets)
+    wide = max(1.0, frame.x(frame.start + bucket_us) - LEFT - 1.5)
+    parts = _axes(frame)
     for b in buckets:
         tall = 26 * b.rows / most
-        parts.append(f'<rect class="rows" x="{x(b.start_us):.1f}" y="{height - BOTTOM - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>')
+        parts.append(element("rect", class_="rows", x=frame.x(b.start_us), y=height - BOTTOM - tall, width=wide, height=tall))
     for key in ("p99", "p95", "p50"):
-        line = [(x(b.start_us + bucket_us / 2), None if (v := getattr(b, f"{key}_ms")) is None else y(v)) for b in buckets]
-        parts.append(f'<path class="{key}" d="{_path(line)}"/>')
-    parts.append(f'<text x="{LEFT}" y="{TOP - 12}">ms</text>')
-    read = [{"x": round(x(b.start_us + bucket_us / 2), 1), "y": round(y(b.p95_ms or 0), 1), "t": _traffic_tip(b)} for b in buckets]
-    return _svg("".join(parts), width, height, f"Latency and rows from {day(start)} to {day(end)}. Use the arrow keys to read.", read)
+        line = path((frame.x(b.start_us + bucket_us / 2), None if (v := getattr(b, f"{key}_ms")) is None else frame.y(v)) for b in buckets)
+        parts.append(element("path", class_=key, d=line))
+    parts.append(element("text", "ms", x=LEFT, y=TOP - 12))
+    read = [(frame.x(b.start_us + bucket_us / 2), frame.y(b.p95_ms or 0.0), _traffic_tip(b), "") for b in buckets]
+    return _chart(parts, frame, f"Latency and rows from {day(frame.start)} to {day(frame.end)}. The arrow keys read each.", read)
 
 
 def _traffic_tip(b: TrafficBucket) -> str:
@@ -229,7 +221,6 @@ def _traffic_tip(b: TrafficBucket) -> str:
 def meter(share: float | None, status: str) -> Markup:
     """A bar from 0 to 1."""
     wide = max(0.0, min(1.0, share or 0.0)) * 100
-    return Markup(
-        f'<span class="meter is-{escape(status)}" aria-hidden="true"><svg viewBox="0 0 100 6" preserveAspectRatio="none">'
-        f'<rect class="dot is-{escape(status)}" width="{wide:.1f}" height="6" fill="currentColor"/></svg></span>'
-    )
+    bar = element("rect", class_=f"dot is-{status}", width=wide, height=6, fill="currentColor")
+    box = element("svg", [bar], viewBox="0 0 100 6", preserveAspectRatio="none")
+    return element("span", [box], class_="meter", aria_hidden="true")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from andon.board.svg import EMPTY, element
 from andon.board.words import href
 from andon.operations.showing import LineageView
 
@@ -14,7 +15,7 @@ MOST_IN_COLUMN = 9
 def lineage_graph(view: LineageView) -> Markup:
     """The graph; a column that is too long ends with how many more there are. Empty when the root stands alone."""
     if len(view.nodes) < 2:
-        return Markup("")
+        return EMPTY
     columns, hidden = _columns(view)
     places = _places(columns)
     tall = max(len(nodes) + (1 if hidden.get(level) else 0) for level, nodes in columns.items())
@@ -26,11 +27,10 @@ def lineage_graph(view: LineageView) -> Markup:
         if count:
             x = MARGIN + sorted(columns).index(level) * (NODE_WIDTH + GAP_X)
             y = MARGIN + len(columns[level]) * (NODE_HEIGHT + GAP_Y) + 20
-            parts.append(f'<text class="node-kind" x="{x}" y="{y}">and {count} more</text>')
+            parts.append(element("text", f"and {count} more", class_="node-kind", x=x, y=y))
     label = f"Lineage of {view.root}: {len(view.nodes)} things, {len(view.edges)} links"
-    return Markup(
-        f'<svg class="graph" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
+    box = f"0 0 {width} {height}"
+    return element("svg", parts, class_="graph", width=width, height=height, viewBox=box, role="img", aria_label=label)
 
 
 def _columns(view: LineageView) -> tuple[dict[int, list[str]], dict[int, int]]:
@@ -57,7 +57,7 @@ def _mean(values: list[int]) -> float:
 
 def _places(columns: dict[int, list[str]]) -> dict[str, tuple[float, float]]:
     tall = max(len(nodes) for nodes in columns.values())
-    places = {}
+    places: dict[str, tuple[float, float]] = {}
     for index, nodes in enumerate(columns.values()):
         lead = (tall - len(nodes)) * (NODE_HEIGHT + GAP_Y) / 2
         for row, name in enumerate(nodes):
@@ -65,25 +65,26 @@ def _places(columns: dict[int, list[str]]) -> dict[str, tuple[float, float]]:
     return places
 
 
-def _edge(places: dict[str, tuple[float, float]], parent: str, child: str, role: str) -> str:
+def _edge(places: dict[str, tuple[float, float]], parent: str, child: str, role: str) -> Markup:
     (x1, y1), (x2, y2) = places[parent], places[child]
     x1 += NODE_WIDTH
     y1 += NODE_HEIGHT / 2
     y2 += NODE_HEIGHT / 2
     if x2 < x1:  # a link within one column, or backwards: around the outside
-        return f'<path class="edge" d="M{x1:.0f} {y1:.0f}h10V{y2:.0f}h-10"/>'
+        return element("path", class_="edge", d=f"M{x1:.0f} {y1:.0f}h10V{y2:.0f}h-10")
     bend = (x2 - x1) / 2
-    path = f'<path class="edge" d="M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"/>'
-    return path + f'<text class="role" x="{x2 - 6:.0f}" y="{y2 - 5:.0f}" text-anchor="end">{escape(role)}</text>'
+    line = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+    return element("path", class_="edge", d=line) + element("text", role, class_="role", x=x2 - 6, y=y2 - 5, text_anchor="end")
 
 
-def _node(name: str, at: tuple[float, float], *, root: bool) -> str:
+def _node(name: str, at: tuple[float, float], *, root: bool) -> Markup:
     kind, _, rest = name.partition(":")
     shown = rest if len(rest) <= 23 else f"{rest[:10]}…{rest[-11:]}"
     x, y = at
-    return (
-        f'<a href="{escape(href(name))}" class="{"root" if root else ""}"><title>{escape(name)}</title>'
-        f'<rect x="{x:.0f}" y="{y:.0f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="7"/>'
-        f'<text class="node-kind" x="{x + 12:.0f}" y="{y + 16:.0f}">{escape(kind)}</text>'
-        f'<text class="node-name" x="{x + 12:.0f}" y="{y + 32:.0f}">{escape(shown)}</text></a>'
-    )
+    parts = [
+        element("title", name),
+        element("rect", x=x, y=y, width=NODE_WIDTH, height=NODE_HEIGHT, rx=7),
+        element("text", kind, class_="node-kind", x=x + 12, y=y + 16),
+        element("text", shown, class_="node-name", x=x + 12, y=y + 32),
+    ]
+    return element("a", parts, href=href(name), class_="root" if root else None)

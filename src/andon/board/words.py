@@ -7,49 +7,43 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from andon.board.svg import element
 from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
 from andon.core.errors import AndonError
 
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_000_000  # the years 1 and 9999
 LIGHT_WORDS = {"green": "good", "yellow": "watch", "red": "stop", "grey": "no signal"}
-STATE_WORDS = {"pass": "pass", "warn": "warn", "fail": "fail", "undecided": "undecided"}
-SHAPES = {
-    "green": '<circle cx="8" cy="8" r="6.5" fill="currentColor"/>',
-    "yellow": '<path d="M8 1.2 15.3 14.2H.7Z" fill="currentColor" stroke="currentColor" stroke-linejoin="round"/>',
-    "red": '<rect x="1.5" y="1.5" width="13" height="13" rx="1.5" fill="currentColor"/>',
-    "grey": '<circle cx="8" cy="8" r="5.5" fill="none" stroke="currentColor" stroke-width="2.2"/>',
-}
 LIKE = {"pass": "green", "warn": "yellow", "fail": "red", "undecided": "grey"}
+SHAPES = {
+    "green": element("circle", cx=8, cy=8, r=6.5, fill="currentColor"),
+    "yellow": element("path", d="M8 1.2 15.3 14.2H.7Z", fill="currentColor", stroke="currentColor", stroke_linejoin="round"),
+    "red": element("rect", x=1.5, y=1.5, width=13, height=13, rx=1.5, fill="currentColor"),
+    "grey": element("circle", cx=8, cy=8, r=5.5, fill="none", stroke="currentColor", stroke_width="2.2"),
+}
+TOWER = (("red", "M-3.2-3.2H3.2V3.2H-3.2Z"), ("yellow", "M0-4 4.4 3.6H-4.4Z"), ("green", "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0"))
 
 
 def lamp(state: str, size: str = "") -> Markup:
     """The lamp of a light or a verdict: disc, triangle, square or open ring, so that it reads without colour."""
     light = LIKE.get(state, state)
-    drawn = SHAPES.get(light, SHAPES["grey"])
-    return Markup(f'<svg class="lamp is-{escape(light)} {escape(size)}" viewBox="0 0 16 16" aria-hidden="true">{drawn}</svg>')
+    return element("svg", [SHAPES.get(light, SHAPES["grey"])], class_=f"lamp is-{light} {size}", viewBox="0 0 16 16", aria_hidden="true")
 
 
 def tower(light: str, height: int = 64) -> Markup:
     """The andon itself: a stack light of three lamps, with the one that is lit."""
-    lamps = []
-    for index, (colour, drawn) in enumerate((("red", _SQUARE), ("yellow", _TRIANGLE), ("green", _DISC))):
-        y = 3 + index * 19
-        lit = colour == light
-        halo = f'<rect class="on-{colour} halo" x="-1" y="{y - 3}" width="30" height="23" rx="7"/>' if lit else ""
-        lamps.append(f'{halo}<rect class="{"on-" + colour if lit else "off"}" x="4" y="{y}" width="20" height="17" rx="4"/>')
+    parts = []
+    for index, (colour, drawn) in enumerate(TOWER):
+        y, lit = 3 + index * 19, colour == light
         if lit:
-            lamps.append(f'<g transform="translate(14 {y + 8.5})" fill="#fff">{drawn}</g>')
-    words = LIGHT_WORDS.get(light, light)
-    return Markup(
-        f'<svg class="tower" width="{height * 28 // 68}" height="{height}" viewBox="0 0 28 68" role="img" aria-label="{escape(words)}">'
-        f'{"".join(lamps)}<rect class="post" x="12" y="60" width="4" height="8" rx="1"/></svg>'
-    )
-
-
-_DISC = '<circle r="3.4"/>'
-_TRIANGLE = '<path d="M0-4 4.4 3.6H-4.4Z"/>'
-_SQUARE = '<rect x="-3.2" y="-3.2" width="6.4" height="6.4" rx=".8"/>'
+            parts.append(element("rect", class_=f"on-{colour} halo", x=-1, y=y - 3, width=30, height=23, rx=7))
+        parts.append(element("rect", class_=f"on-{colour}" if lit else "off", x=4, y=y, width=20, height=17, rx=4))
+        if lit:
+            parts.append(element("path", class_="mark", d=drawn, transform=f"translate(14 {y + 8.5})"))
+    parts.append(element("rect", class_="post", x=12, y=60, width=4, height=8, rx=1))
+    words, width = LIGHT_WORDS.get(light, light), height * 28 // 68
+    return element("svg", parts, class_="tower", width=width, height=height, viewBox="0 0 28 68", role="img", aria_label=words)
 
 
 def number(value: Any) -> str:
@@ -85,7 +79,9 @@ def size(value: int) -> str:
 
 def moment(at_us: int) -> dt.datetime:
     """A UTC datetime; instants beyond what a calendar holds are clamped to it."""
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=max(-62_135_596_800_000_000, min(at_us, 253_402_300_799_000_000)))
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(
+        microseconds=max(-62_135_596_800_000_000, min(at_us, 253_402_300_799_000_000))
+    )
 
 
 def instant(at_us: int | None) -> str:
@@ -113,7 +109,7 @@ def lasting(us: int | None) -> str:
 def ago(at_us: int | None, now_us: int) -> Markup:
     """A ``<time>`` that says how long ago; the page's script keeps it true."""
     if at_us is None:
-        return Markup("–")
+        return element("span", "–")
     seconds = max(0, now_us - at_us) / 1e6
     if seconds < 45:
         said = "just now"
@@ -123,8 +119,7 @@ def ago(at_us: int | None, now_us: int) -> Markup:
         said = f"{round(seconds / 3600)} h ago"
     else:
         said = f"{round(seconds / 86_400)} d ago" if seconds < 30 * 86_400 else day(at_us)
-    full = instant(at_us)
-    return Markup(f'<time datetime="{moment(at_us):%Y-%m-%dT%H:%M:%SZ}" title="{full} UTC" data-ago="{at_us}">{said}</time>')
+    return element("time", said, datetime=f"{moment(at_us):%Y-%m-%dT%H:%M:%SZ}", title=f"{instant(at_us)} UTC", data_ago=at_us)
 
 
 def who(actor: str) -> str:
@@ -170,11 +165,17 @@ def brief(value: Any) -> str:
     """A value in a table's cell."""
     if value is None:
         return "–"
-    text = value if isinstance(value, str) else number(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False, default=str)
+    text = (
+        value
+        if isinstance(value, str)
+        else number(value)
+        if isinstance(value, int | float)
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )
     return text if len(text) <= 160 else text[:157] + "…"
 
 
 FILTERS = {
-    "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago, "who": who,
-    "short": short, "href": href, "pretty": pretty, "brief": brief, "light_word": lambda light: LIGHT_WORDS.get(light, light),
+    "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago,
+    "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "light_word": lambda light: LIGHT_WORDS.get(light, light),
 }  # fmt: skip

@@ -41,10 +41,10 @@ def say_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Where tables go; plain text when stdout is not a terminal."""
+    """Where tables go; plain text as wide as it needs when stdout is not a terminal, so that nothing is cut off in a pipe."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 2000)
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
@@ -53,7 +53,9 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: s
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
     console().print(table)

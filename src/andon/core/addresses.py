@@ -20,7 +20,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 MAX_NAME_BYTES = 200
 
 
-class Address(msgspec.Struct, frozen=True, order=True):
+class Address(msgspec.Struct, frozen=True):
     """Where a thing lives. ``str(address)`` is the text that every face takes.
 
     ``version`` and ``alias`` are never both set. With neither, a versioned kind means ``@latest``.

@@ -141,6 +141,9 @@ def _conclude(measured: _Measured, evidence: TriageEvidence) -> tuple[Cause, Adv
         # with the inputs repaired the live release does as well as the previous one does without: the input is the fault, not the release
         if repaired_well and measured.repair is not None and measured.repair <= 1.1 * measured.replay:
             return "upstream", "fix-upstream", _say_upstream(measured) + f"; a rollback to {previous} would only hide it"
+        if _began_with_the_fault(measured, evidence):
+            why = f"; {previous} only looks better since the input broke ({measured.replay:.2f} x)"
+            return "upstream", "fix-upstream", _say_upstream(measured) + why
         return (
             "release",
             "rollback",

@@ -114,13 +114,17 @@ def _judge_feature(
     p_level = 1.0
     if name in profile.numbers and column.dtype.kind != "O":
         number = profile.numbers[name]
-        some, level = tests.jump(name, column, rows.event_us, number, levels.get(name, number.recent), alpha)
+        # levels are kept in the feature's own unit, so that they mean the same to the next release's profile
+        first = tuple(number.like.overall + number.scale * level for level in number.recent)
+        recent = tuple((level - number.like.overall) / number.scale for level in levels.get(name, first))
+        some, level = tests.jump(name, column, rows.event_us, number, recent, alpha)
         found += some
         p_level = min((one.p for one in some if one.test == "jump"), default=1.0)
     if name in profile.runs and past.inputs[name].dtype == column.dtype:
         found.append(tests.frozen(name, start_us, past, profile, alpha, p_level))
     if name in profile.numbers and column.dtype.kind != "O":
-        _remember(name, level, any(one.status == "fail" for one in found), number.recent, levels, held)
+        raw = number.like.overall + number.scale * level
+        _remember(name, raw, any(one.status == "fail" for one in found), first, levels, held)
     if name in profile.relations and (off := tests.relation(profile.relations[name], rows, alpha)) is not None:
         found.append(off)
     return found

@@ -89,6 +89,8 @@ class Loader:
         return loaded
 
     def _prepare(self, target: Target) -> tuple[ReleaseManifest, ModelManifest, ModelSpec | ChildSpec]:
+        import pyarrow  # noqa: F401  # the first answer's log entry must not wait for this import
+
         manifest = self._source.release(target.address)
         model = self._source.model(manifest)
         spec = ModelSpec(

@@ -70,6 +70,17 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def create_locked(folder: Path, stem: str) -> tuple[int, Path]:
+    """Make ``.STEM.tmp`` in ``folder``, open for writing and locked before anybody who cleans up could take it for a leftover."""
+    for attempt in range(100):
+        path = folder / (f".{stem}.{attempt}.tmp" if attempt else f".{stem}.tmp")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if try_lock(fd) and os.fstat(fd).st_nlink:
+            return fd, path
+        os.close(fd)  # somebody cleaned it up between its making and its lock
+    raise OSError(errno.EBUSY, "files vanish as soon as they are made", str(folder))
+
+
 def lock_file(path: Path) -> int | None:
     """Open and lock the file at ``path``; the descriptor, or ``None`` when it is locked, gone, or replaced since it was opened."""
     try:

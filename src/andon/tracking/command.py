@@ -59,7 +59,7 @@ def run_command(
     record = runs.create_run(
         store,
         experiment=experiment,
-        name=name or Path(_entry_point(command)).name[:200],
+        name=name or "".join(letter for letter in Path(_entry_point(command)).name[:200] if letter.isprintable()),
         actor=actor,
         facts=msgspec.structs.replace(facts, code=code),
         params=params,
@@ -158,6 +158,8 @@ def _entry_point(command: Sequence[str]) -> str:
         for position, argument in enumerate(command[1:], start=1):
             if argument == "-m" and position + 1 < len(command):
                 return f"-m {command[position + 1]}"
+            if argument == "-c":
+                return f"{Path(command[0]).name} -c"
             if not argument.startswith("-"):
                 return argument
     return command[0]

@@ -21,13 +21,14 @@ from andon.operations.showing.records import (
     RunsView,
     RunView,
     SeriesPoints,
+    SeriesRow,
     ServiceLight,
     ServiceView,
     VerdictView,
 )
 from andon.operations.showing.releases import release_view
 from andon.operations.showing.runs import run_view, runs_view, series_points
-from andon.operations.showing.services import check_service, service_names, service_view
+from andon.operations.showing.services import check_service, rollback_says, service_names, service_view
 
 __all__ = [
     "EntryRow",
@@ -41,6 +42,7 @@ __all__ = [
     "RunView",
     "RunsView",
     "SeriesPoints",
+    "SeriesRow",
     "ServiceLight",
     "ServiceView",
     "VerdictView",
@@ -52,6 +54,7 @@ __all__ = [
     "line",
     "lineage_view",
     "release_view",
+    "rollback_says",
     "run_view",
     "runs_view",
     "series_points",

@@ -38,7 +38,7 @@ def entry_view(store: Store, address: str | Address, *, limit: int = 100) -> Ent
     aliases = aliases_of(store, at)
     rows = tuple(_version_row(version, aliases) for version in found)
     shown = _shown(store, at, found)
-    before = None if shown is None else next((v for v in found if v.address < shown.address and v.manifest is not None), None)
+    before = None if shown is None else next((v for v in found if (v.address.version or 0) < (shown.address.version or 0) and v.manifest is not None), None)
     return EntryView(
         entry=EntryRow(
             address=str(at.entry),

@@ -50,9 +50,9 @@ class SqliteLedger:
         if not self._read_only:
             self._prepare(side)
         self._reader_engine = self._make_reader_engine()
+        self._writer = GroupCommit(side)
         if self._read_only:
             self._check_revision()
-        self._writer = GroupCommit(side)
         follow(self)
 
     @property
@@ -126,15 +126,14 @@ class SqliteLedger:
             raise ReadOnly(next_step="make the folder and the file writable, or choose another folder with --home", path=self._path)
 
     def _make_folder(self) -> None:
+        folder = self._path.parent
         try:
-            with disk_errors(self._path.parent):
-                make_folder(self._path.parent)
+            with disk_errors(folder):
+                make_folder(folder)
         except ReadOnly:
-            raise ReadOnly(next_step="choose another folder with --home", path=self._path.parent) from None
-        except Unavailable as error:
-            if self._path.parent.is_dir():
-                return
-            raise Unavailable(f"the home folder cannot be made: {error.message}", path=self._path.parent) from None
+            raise ReadOnly(next_step="choose another folder with --home", path=folder) from None
+        if not folder.is_dir():
+            raise Unavailable("the home folder cannot be made: a file has its name", path=folder, next_step="choose another with --home")
 
     def _make_reader_engine(self) -> Engine:
         engine = create_engine("sqlite://", creator=self._open_reader, poolclass=QueuePool, **READER_POOL)

@@ -23,7 +23,6 @@ class TrackedConnection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cursors: list[sqlite3.Cursor] = []
-        self._own = super().cursor()
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         cursor = super().cursor(factory)
@@ -38,7 +37,7 @@ class TrackedConnection(sqlite3.Connection):
 
     def ask(self, sql: str) -> Any:
         """Run a pragma or a transaction's statement; the first value of the first row, or None. Leaves nothing open."""
-        rows = self._own.execute(sql).fetchall()
+        rows = sqlite3.Cursor(self).execute(sql).fetchall()  # kept by nobody: a ring would keep the file open until a collection
         return rows[0][0] if rows else None
 
 

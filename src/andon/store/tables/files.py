@@ -66,7 +66,7 @@ class FileTables:
     def scan(self, table: str, *, start_us: int | None = None, end_us: int | None = None, as_of: int | None = None) -> pa.Table:
         """See ``Tables.scan``."""
         name = check_table(table)
-        return self._over_snapshot({name}, f'select * from "{name}" order by event_time', (), as_of, start_us, end_us)
+        return self._over_snapshot({name}, f'select * from "{name}" order by event_time, arrival_time', (), as_of, start_us, end_us)
 
     def names(self) -> list[str]:
         """See ``Tables.names``."""

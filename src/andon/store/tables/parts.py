@@ -18,7 +18,7 @@ from andon.core import faults
 from andon.core.digests import digest_file
 from andon.core.errors import Conflict, CorruptBytes, Gone, NotFound
 from andon.core.ids import Ids
-from andon.store.disk import disk_errors, fsync_path, make_folder, try_lock
+from andon.store.disk import create_locked, disk_errors, fsync_path, make_folder
 from andon.store.tables.columns import event_range
 
 if TYPE_CHECKING:
@@ -67,14 +67,12 @@ class PartWriter:
         identity = self._ids.new()
         folder = self._root / table
         path = folder / f"{identity}.parquet"
-        temporary = folder / f".{identity}.tmp"
         with disk_errors(path):
             make_folder(folder)
             faults.point("part.begin")
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fd, temporary = create_locked(folder, identity)
             self._fds.append(fd)
             self._paths += [temporary, path]
-            try_lock(fd)
             pq.write_table(
                 rows,
                 str(temporary),

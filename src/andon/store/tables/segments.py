@@ -6,7 +6,6 @@ A segment is this process's as long as it holds the file's lock. It becomes anyo
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from andon.core import faults
 from andon.core.errors import AndonError, TooLarge, Unavailable
 from andon.core.ids import Ids
-from andon.store.disk import disk_error, disk_errors, fsync_path, make_folder, try_lock, write_all
+from andon.store.disk import create_locked, disk_error, disk_errors, fsync_path, make_folder, write_all
 from andon.store.tables.frames import (
     BATCH,
     HEADER_BYTES,
@@ -161,13 +160,10 @@ class SegmentWriter:
     def _start(self) -> _Segment:
         name = SegmentName(self.writer, self._next_segment)
         path = self.folder / name.file
-        temporary = self.folder / f".{name.file}.tmp"
         with disk_errors(path):
             make_folder(self.folder)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fd, temporary = create_locked(self.folder, name.file)  # locked before it has its name: no sealer takes it for a dead process's
             try:
-                if not try_lock(fd):  # it gets its name with the lock already held, so that no sealer takes it for a dead process's
-                    raise OSError(errno.EBUSY, "somebody locked a file that was just made", temporary)
                 write_all(fd, encode_header(name))
                 os.fsync(fd)
                 faults.point("segment.made")
@@ -200,13 +196,12 @@ class SegmentWriter:
         segment = self._segment
         if segment is None or (only is not None and segment is not only):
             return None
+        self._segment = None  # from here on rows go to another, so that one fsync is enough for this
         try:
             if self._synced < self._written:
                 self._sync(segment)
         finally:
-            if self._segment is segment:
-                self._segment = None
-                os.close(segment.fd)
+            os.close(segment.fd)
         return segment.name
 
     def _await(self, sequence: int) -> None:
@@ -240,11 +235,14 @@ class SegmentWriter:
             self._syncing = False
             if done:
                 self._synced = upto
-            elif failure is not None:  # the kernel may have dropped the pages, so asking again would lie: give the segment up
-                self._lost = [*self._lost[-100:], (self._synced, self._written)]
-                self._synced = self._written
-                self._segment = None
-                os.close(segment.fd)
+            else:  # the kernel may have dropped the pages, so asking again would lie: give the segment up
+                current = self._segment is segment
+                if current:
+                    self._segment = None
+                    os.close(segment.fd)
+                    upto = self._written
+                self._lost = [*self._lost[-100:], (self._synced, upto)]
+                self._synced = upto
             self._changed.notify_all()
         if failure is not None:
             raise disk_error(failure, segment.path) from failure

@@ -1,0 +1,12 @@
+"""The board: one web page that says what is green, what is red, and why. Server-rendered; ``routes()`` goes into ``andon.api.app``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def routes() -> list[Any]:
+    """The Litestar handlers of every page, form and static file."""
+    from andon.board import forms, pages, statics
+
+    return [*pages.ROUTES, *forms.ROUTES, statics.get_static]

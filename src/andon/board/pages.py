@@ -1,0 +1,261 @@
+"""The pages. Each asks one read model and hands it to one template; nothing here decides anything."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Request, Response, get
+from litestar.response import Stream
+
+from andon.api.guard import SANDBOX_POLICY, name_in
+from andon.api.reading import Given
+from andon.board import charts
+from andon.board.graphs import lineage_graph
+from andon.board.rendering import page
+from andon.board.statics import plotly_url
+from andon.core.addresses import VERSIONED_KINDS, Address
+from andon.core.errors import AndonError, NotFound
+from andon.operations import showing
+from andon.releases import COMPONENTS, service_state
+from andon.store import Store
+
+STATION_LINKS = {
+    "runs": "/runs", "datasets": "/registry/dataset", "registry": "/registry", "gates": "/registry/policy",
+    "releases": "/registry/release", "serving": "/#services", "monitors": "/#services", "incidents": "/incidents",
+}  # fmt: skip
+CHARTED = 6
+MOVED = {"rolled-back": "put back to", "deployed": "given to"}
+
+
+@get("/", include_in_schema=False, sync_to_thread=True)
+def line_page(store: Given) -> Response[str]:
+    """The line."""
+    view = showing.line(store)
+    overall, headline, subline = _headline(view)
+    return page(
+        "line.html", store, section="line", view=view, overall=overall, headline=headline, subline=subline, station_links=STATION_LINKS
+    )
+
+
+def _headline(view: showing.LineView) -> tuple[str, str, str]:
+    live = [service for service in view.services if service.production is not None]
+    stopped = [service for service in live if service.light == "red"]
+    watched = [service for service in live if service.light == "yellow"]
+    silent = [service for service in live if service.light == "grey"]
+    well = f"{len(live) - len(stopped) - len(watched) - len(silent)} of {len(live)} services are well"
+    if stopped:
+        names = ", ".join(service.name for service in stopped[:3])
+        return "red", f"{names} {'needs' if len(stopped) == 1 else 'need'} you", f"{stopped[0].name}: {stopped[0].why}. {well}."
+    if watched:
+        return "yellow", f"Keep an eye on {watched[0].name}", f"{watched[0].why}. {well}."
+    if silent:
+        return "grey", "No signal yet", f"{silent[0].why}. {well}."
+    if live:
+        return "green", "All is well", f"{well}; the newest window of each was judged as expected."
+    if view.services:
+        return "grey", "Nothing is in production", "There are releases; none has been deployed."
+    return "grey", "An empty line", "Everything starts with a run. Try `andon demo` for a whole line, on real data, in about a minute."
+
+
+@get("/runs", include_in_schema=False, sync_to_thread=True)
+def runs_page(store: Given, experiment: str | None = None, before_us: int | None = None) -> Response[str]:
+    """Runs."""
+    view = showing.runs_view(store, experiment=experiment or None, before_us=before_us)
+    metrics, params = _shared_keys([run.metrics for run in view.runs], 3), _shared_keys([run.params for run in view.runs], 3)
+    return page("runs.html", store, section="runs", view=view, experiment=experiment or "", metrics=metrics, params=params)
+
+
+def _shared_keys(rows: list[Any], most: int) -> list[str]:
+    """The keys that most rows have."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for key in row:
+            counts[key] = counts.get(key, 0) + 1
+    return sorted(counts, key=lambda key: (-counts[key], key))[:most]
+
+
+@get("/runs/{id:str}", include_in_schema=False, sync_to_thread=True)
+def run_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+    """One run."""
+    view = showing.run_view(store, Address.parse(f"run:{id}"))
+    lineage = showing.lineage_view(store, f"run:{id}")
+    keys = [one.key for one in view.series if one.count > 1][:CHARTED] or [one.key for one in view.series][:CHARTED]
+    scale = [one for one in view.series if one.key in keys]
+    return page(
+        "run.html",
+        store,
+        section="runs",
+        view=view,
+        lineage=lineage,
+        graph=lineage_graph(lineage),
+        chart_keys=[one.key for one in _alike(scale)],
+        plotly=plotly_url(),
+        have=sum(one.present for one in view.completeness),
+    )
+
+
+def _alike(series: list[showing.SeriesRow]) -> list[showing.SeriesRow]:
+    """Metrics that fit one axis: within a factor of thirty of the first one's size."""
+    sized = [(one, max(abs(one.max or 0.0), abs(one.min or 0.0))) for one in series]
+    first = next((size for _, size in sized if size > 0), 0.0)
+    return [one for one, size in sized if first == 0 or size == 0 or first / 30 <= size <= first * 30]
+
+
+@get("/runs/{id:str}/artifacts/{path:path}", include_in_schema=False, sync_to_thread=True)
+def get_artifact(store: Given, id: str, path: str) -> Stream:  # noqa: A002 - the name in the path
+    """A run's file, to be saved and never shown: it holds whatever the run wrote."""
+    wanted = path.lstrip("/").replace("%2F", "/")
+    found = next((one for one in showing.run_view(store, f"run:{id}").artifacts if one.path == wanted), None)
+    if found is None:
+        raise NotFound("this run has no such artifact", run=id, path=wanted[:200])
+    stream = store.blobs.open(found.digest)
+    name = quote(wanted.rpartition("/")[2], safe="")
+    headers = {
+        "content-disposition": f"attachment; filename*=UTF-8''{name}",
+        "content-security-policy": SANDBOX_POLICY,
+        "content-length": str(found.size_bytes),
+    }
+    return Stream(iter(lambda: stream.read(1 << 16), b""), media_type="application/octet-stream", headers=headers)
+
+
+@get(["/registry", "/registry/{kind:str}"], include_in_schema=False, sync_to_thread=True)
+def registry_page(store: Given, kind: str | None = None) -> Response[str]:
+    """Names."""
+    rows = showing.entry_rows(store, kind)
+    kinds = sorted(VERSIONED_KINDS - {"service"})
+    return page("registry.html", store, section="registry", rows=rows, kind=kind, kinds=kinds)
+
+
+@get("/registry/{kind:str}/{name:str}", include_in_schema=False, sync_to_thread=True)
+def entry_page(store: Given, kind: str, name: str, at: str | None = None) -> Response[str]:
+    """One name."""
+    view = showing.entry_view(store, Address.parse(f"{kind}:{name_in(name)}" + (f"@{at}" if at else "")))
+    return page("entry.html", store, section="registry", view=view, graph=lineage_graph(view.lineage))
+
+
+@get("/releases/{name:str}/{version:str}", include_in_schema=False, sync_to_thread=True)
+def release_page(store: Given, name: str, version: str) -> Response[str]:
+    """One release."""
+    return show_release(store, f"release:{name_in(name)}@{version}")
+
+
+def show_release(store: Store, address: str, *, problem: AndonError | None = None) -> Response[str]:
+    """A release's page, maybe with what went wrong."""
+    view = showing.release_view(store, Address.parse(address))
+    return page(
+        "release.html",
+        store,
+        status=200 if problem is None else problem.status,
+        section="line",
+        view=view,
+        problem=problem,
+        graph=lineage_graph(view.lineage),
+        verdict_rows=[(row.verdict, row.blocks) for row in view.judged],
+        production=service_state(store, view.service).current(),
+    )
+
+
+@get("/services/{name:str}", include_in_schema=False, sync_to_thread=True)
+def service_page(request: Request[Any, Any, Any], store: Given, name: str) -> Response[str]:
+    """One service."""
+    return show_service(store, name_in(name), done=request.query_params.get("done", ""))
+
+
+def show_service(
+    store: Store, name: str, *, done: str = "", problem: AndonError | None = None, typed: dict[str, str] | None = None
+) -> Response[str]:
+    """A service's page, maybe with what was just done, or what went wrong and what had been typed."""
+    view = showing.service_view(store, name)
+    turn = next((turn for turn in reversed(view.turns) if turn.channel == "production"), None)
+    said = f"Production was {MOVED.get(turn.kind, 'given to')} {turn.release}." if turn is not None and done == turn.kind else ""
+    return page(
+        "service.html",
+        store,
+        status=200 if problem is None else problem.status,
+        section="line",
+        view=view,
+        turn=turn,
+        done=said,
+        problem=problem,
+        typed=typed,
+        newest=view.quality[-1] if view.quality else None,
+        ready=sum(one.status == "ready" and one.fresh for one in view.replicas),
+        quality_wide=charts.quality_chart(view.quality, view.turns, view.threshold),
+        quality_narrow=charts.quality_chart(view.quality, view.turns, view.threshold, width=340, height=230),
+        traffic_wide=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us),
+        traffic_narrow=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us, width=340, height=170),
+        check_rows=[(verdict, None) for verdict in view.checks],
+        drift_rows=_drift_rows(view),
+        components=COMPONENTS,
+        deployable=[row for row in view.releases if row.deployable and "production" not in row.channels],
+        deploy_says=deploy_says,
+    )
+
+
+def deploy_says(production: str | None, release: str) -> str:
+    """Exactly what a deploy would do."""
+    moved = f"moves from {production} to {release}" if production else f"is given to {release}"
+    return f"Production {moved}. Replicas load it first and then swap; no request is dropped."
+
+
+def _drift_rows(view: showing.ServiceView) -> list[dict[str, Any]]:
+    if view.drift is None:
+        return []
+    weights: dict[str, Any] = {}
+    for table in view.drift.evidence:
+        if "feature" in table.columns and "importance" in table.columns:
+            feature, weight = table.columns.index("feature"), table.columns.index("importance")
+            weights = {str(row[feature]): row[weight] for row in table.rows}
+    return [
+        {"name": one.slice, "status": one.status, "effect": one.value, "importance": weights.get(one.slice)}
+        for one in view.drift.slices[:8]
+    ]
+
+
+@get("/incidents", include_in_schema=False, sync_to_thread=True)
+def incidents_page(store: Given) -> Response[str]:
+    """Incidents."""
+    rows = showing.incidents_view(store)
+    return page("incidents.html", store, section="incidents", rows=rows, open_count=sum(row.closed_us is None for row in rows))
+
+
+@get("/incidents/{id:str}", include_in_schema=False, sync_to_thread=True)
+def incident_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+    """One incident."""
+    return show_incident(store, id)
+
+
+def show_incident(store: Store, id_: str, *, problem: AndonError | None = None, typed: dict[str, str] | None = None) -> Response[str]:
+    """An incident's page, maybe with what went wrong."""
+    view = showing.incident_view(store, Address.parse(f"incident:{id_}"))
+    production = service_state(store, view.incident.service).current() if view.incident.service else None
+    target = next((action.target for action in view.actions if action.verb == "rollback"), None)
+    return page(
+        "incident.html",
+        store,
+        status=200 if problem is None else problem.status,
+        section="incidents",
+        view=view,
+        row=view.incident,
+        problem=problem,
+        typed=typed,
+        production=production,
+        rollback_says=showing.rollback_says(production, target),
+        verdict_rows=[(verdict, None) for verdict in view.verdicts],
+    )
+
+
+@get("/verdicts/{id:str}", include_in_schema=False, sync_to_thread=True)
+def verdict_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+    """One verdict."""
+    view = showing.verdict_view(store, Address.parse(f"verdict:{id}"))
+    values = [one.value for one in (*reversed(view.earlier), view.verdict)]
+    spark = charts.sparkline(values, view.verdict.threshold) if len(view.earlier) > 1 else ""
+    earlier = [(one, None) for one in view.earlier[:20]]
+    return page("verdict.html", store, section="line", view=view, v=view.verdict, spark=spark, earlier_rows=earlier)
+
+
+ROUTES = [
+    line_page, runs_page, run_page, get_artifact, registry_page, entry_page, release_page, service_page, incidents_page, incident_page, verdict_page,
+]  # fmt: skip
