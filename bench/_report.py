@@ -26,6 +26,8 @@ def report(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
         ]
         print("  ".join(cells))
     print(f"({method})")
+    if os.environ.get("ANDON_BENCH_SMOKE"):
+        return  # tiny sizes say nothing worth keeping
     RESULTS.mkdir(exist_ok=True)
     facts = {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), "at": time.strftime("%Y-%m-%d")}
     kept = {"name": name, "title": title, "columns": list(columns), "rows": [list(row) for row in rows], "method": method, "machine": facts}

@@ -1,26 +1,25 @@
 """Monitoring and triage replayed offline over faults x features x dates x seeds x cities: who is caught, who is blamed, who is left alone.
 
-Run ``python bench/monitoring_replay.py`` (some minutes on one core) for the whole table, ``--quick`` for the part that the tests run. The
-monitor sees what production would see: inputs as sent, predictions as answered, labels one day late. It is told nothing of the faults.
+Takes some minutes on one core; with ``ANDON_BENCH_SMOKE=1`` a small part. The tests run parts of it too. The monitor sees what production
+would see: inputs as sent, predictions as answered, labels one day late. It is told nothing of the faults.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from _report import report
 from andon.core.clocks import DAY_US, HOUR_US, to_iso, to_us
 from andon.core.verdicts import Verdict
+from andon.examples import DATA
 from andon.incidents import (
     Action,
     AskTriage,
@@ -102,7 +101,7 @@ def bikes() -> City:
     """Washington: the data that the demo runs on."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(Path(os.environ.get("ANDON_DATA", "/work/shared/data")) / "bike_sharing" / "hour.parquet")
+    table = pq.read_table(DATA / "bike_sharing.parquet")
     names = ("hr", "weekday", "workingday", "holiday", "weathersit", "temp", "atemp", "hum", "windspeed")
     when = np.asarray(table["timestamp"]).astype("datetime64[us]").astype(np.int64)
     inputs = {name: np.asarray(table[name], dtype=np.float64) for name in names}
@@ -241,7 +240,8 @@ class Line:
         seen = Observation(at_us=end_us, release=self.live.name, verdicts=verdicts)
         actions = decide(self.state, seen, IncidentPolicy())
         if isinstance(actions[0], AskTriage):
-            recent = [v for v in self.failed if v.at_us > end_us - 7 * DAY_US and v not in verdicts and v.check.startswith("inputs/")]
+            since = min([end_us - 7 * DAY_US, *(incident.onset_us for incident in self.state.open)])
+            recent = [v for v in self.failed if v.at_us > since and v not in verdicts and v.check.startswith("inputs/")]
             finding = triage(TriageEvidence(
                 subject=self.state.service, release=self.live.name, served=self._served(end_us - 35 * DAY_US, end_us, due_us),
                 verdicts=(*recent, *verdicts), profile=self.live.profile, expected=self.live.expected, quality=self.quality,
@@ -474,29 +474,22 @@ def _told(outcome: Outcome) -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=None)
-    chosen = parser.parse_args()
-    began = time.time()
+    quick = bool(os.environ.get("ANDON_BENCH_SMOKE"))
     washington = bikes()
-    cities = [(washington, 0, 0), (elsewhere(1), 0, 1)] if chosen.quick else [
+    cities = [(washington, 0, 0)] if quick else [
         (washington, 0, 0), (elsewhere(2), 5, 2), (washington, 17, 2), (elsewhere(1), 0, 1), (washington, 9, 1), (elsewhere(3), 11, 3),
     ]  # fmt: skip
     table = measure(
-        cities,
-        every=6 if chosen.quick else 2,
-        faults_every=6 if chosen.quick else 3,
-        policy=Policy(),
-        say=lambda line: print(line, flush=True),
+        cities, every=6 if quick else 2, faults_every=8 if quick else 3, policy=Policy(), say=lambda line: print(line, flush=True)
     )
     columns = [key for key in table[0] if key not in ("city", "offset_days", "seed")]
-    print(f"\n{'':28}" + "".join(f"{row['city']}+{row['offset_days']}".rjust(16) for row in table))
-    for column in columns:
-        print(f"{column:28}" + "".join(str(row[column]).rjust(16) for row in table))
-    print(f"\n{time.time() - began:.0f} s on one core; numpy {np.__version__}")
-    if chosen.out is not None:
-        chosen.out.write_text(json.dumps({"rows": table, "seconds": round(time.time() - began, 1)}, indent=1) + "\n")
+    report(
+        "monitoring_replay",
+        "Faults, releases and seasons replayed: noticed, explained, answered",
+        ("", *(f"{row['city']}+{row['offset_days']}" for row in table)),
+        [(column, *(row[column] for row in table)) for column in columns],
+        f"pure statistics over 17 months of hours per run, offline, one core; policy defaults; numpy {np.__version__}",
+    )
 
 
 if __name__ == "__main__":

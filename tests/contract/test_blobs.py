@@ -32,7 +32,7 @@ HOUR_US = 3600 * SECOND_US
 
 
 @pytest.fixture(params=["file://blobs", "memory:"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Blobs]:
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Blobs:
     return open_blobs(request.param, tmp_path, clock)
 
 
@@ -508,4 +508,4 @@ class Collecting(RuleBasedStateMachine):
 
 
 TestCollecting = Collecting.TestCase
-TestCollecting.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestCollecting.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

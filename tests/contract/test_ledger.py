@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
+from tests.conftest import ANA
 
 from andon.core.errors import Conflict, InvalidSettings, LeaseHeld
 from andon.core.settings import Settings
@@ -16,12 +17,15 @@ from andon.store import leases, streams
 from andon.store.ledger import open_ledger
 from andon.store.ports import Ledger
 from andon.store.schema import tag_changes, tags
-from tests.conftest import ANA
 
 
 @pytest.fixture(params=["sqlite", "memory", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    urls = {"sqlite": lambda: "sqlite:///ledger.db", "memory": lambda: "memory:", "postgres": lambda: request.getfixturevalue("postgres_url")}
+    urls = {
+        "sqlite": lambda: "sqlite:///ledger.db",
+        "memory": lambda: "memory:",
+        "postgres": lambda: request.getfixturevalue("postgres_url"),
+    }
     opened = open_ledger(Settings(home=str(tmp_path), ledger=urls[request.param]()))
     yield opened
     opened.close()

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
-from andon.core.errors import Conflict, Unavailable
+from andon.core.errors import Conflict, InvalidInput, Unavailable
 from andon.core.settings import Settings
 from andon.store.ledger import open_ledger
 from andon.store.ports import Ledger
-from andon.store.schema import tags
+from andon.store.schema import tag_changes, tags
 
 Work = Callable[[Connection], Any]
 
 
 @pytest.fixture(params=["sqlite", "memory", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    urls = {"sqlite": lambda: "sqlite:///ledger.db", "memory": lambda: "memory:", "postgres": lambda: request.getfixturevalue("postgres_url")}
+    urls = {
+        "sqlite": lambda: "sqlite:///ledger.db",
+        "memory": lambda: "memory:",
+        "postgres": lambda: request.getfixturevalue("postgres_url"),
+    }
     opened = open_ledger(Settings(home=str(tmp_path), ledger=urls[request.param]()))
     yield opened
     opened.close()
@@ -259,6 +263,14 @@ def test_errors_of_the_caller_stay_as_they_are(ledger: Ledger) -> None:
         connection.execute(text("select * from no_such_table"))
 
 
+def test_a_number_beyond_64_bits_is_bad_input(ledger: Ledger) -> None:
+    row = {"subject": "s", "key": "k", "value": None, "at_us": 2**63, "actor": "a", "reason": ""}
+    with pytest.raises(InvalidInput):
+        ledger.write(lambda c: c.execute(insert(tag_changes).values(row)))
+    with pytest.raises(OverflowError, match="mine"):
+        ledger.write(lambda c: (_ for _ in ()).throw(OverflowError("mine")))
+
+
 def test_each_caller_gets_an_error_of_its_own(ledger: Ledger) -> None:
     ledger.write(put("a"))
     errors = [future.exception(10) for future in in_one_group(ledger, [put("a")] * 5)]
@@ -275,9 +287,11 @@ def test_close_finishes_what_was_submitted_and_refuses_more(ledger: Ledger) -> N
     assert [future.result() for future in futures] == [f"k{n}" for n in range(200)]
     for use in (ledger.submit, ledger.write):
         with pytest.raises(Unavailable, match="closed"):
-            result = use(put("late"))
-            if isinstance(result, Future):
-                result.result(10)
+            _settled(use(put("late")))
+
+
+def _settled(result: Any) -> Any:
+    return result.result(10) if isinstance(result, Future) else result
 
 
 def test_writers_that_race_with_close_are_told(ledger: Ledger) -> None:

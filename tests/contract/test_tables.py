@@ -308,19 +308,19 @@ def test_queries_of_all_sorts(tables: Tables) -> None:
 
 def test_many_threads_append_and_query_at_once(tables: Tables) -> None:
     def work(thread: int) -> int:
-        for n in range(20):
+        for n in range(8):
             tables.append(f"t{thread % 2}", batch([n], who=[thread], n=[n]), durable=n % 2 == 0)
             mine = tables.query(f'select count(*) as n from "t{thread % 2}" where who = {thread}')["n"][0].as_py()
             assert mine == n + 1
-        return 20
+        return 8
 
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(work, thread) for thread in range(4)]
         while not all(future.done() for future in futures):
             tables.seal()
             tables.compact("t0")
-        assert sum(future.result() for future in futures) == 80
-    assert sum(tables.scan(name).num_rows for name in tables.names()) == 80
+        assert sum(future.result() for future in futures) == 32
+    assert sum(tables.scan(name).num_rows for name in tables.names()) == 32
 
 
 def test_closed_tables_take_nothing(tables: Tables) -> None:
@@ -348,6 +348,7 @@ def test_every_process_sees_every_row_once(make: Make) -> None:
     assert segments(one.inbox) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 warns: the parent has threads, which is the point
 def test_a_forked_child_writes_a_segment_of_its_own(files: FileTables) -> None:
     files.append("t", batch([1], x=[1]))
     child = os.fork()
@@ -509,6 +510,21 @@ def test_threads_share_an_fsync(files: FileTables, monkeypatch: pytest.MonkeyPat
         list(pool.map(lambda n: files.append("t", batch([n], x=[n])), range(160)))
     assert len(calls) < 80
     assert files.scan("t").num_rows == 161
+
+
+def test_threads_append_while_segments_roll_under_them(files: FileTables) -> None:
+    files._writer._roll_bytes = 3_000
+
+    def work(thread: int) -> None:
+        for n in range(60):
+            files.append("t", batch([n], who=[thread * 1000 + n]), durable=(n + thread) % 3 > 0)
+            if n % 20 == 0:
+                files.seal()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert sorted(rows_of(files, "t", "who")) == [thread * 1000 + n for thread in range(8) for n in range(60)]
+    assert check_tables(files._ledger, files.root, files.inbox) == []
 
 
 def test_segments_roll_by_size(files: FileTables) -> None:

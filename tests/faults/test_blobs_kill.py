@@ -20,6 +20,7 @@ from andon.core.errors import DiskFull, ReadOnly
 from andon.store.blobs.check import check_blobs, leftovers
 from andon.store.blobs.local import LocalBlobs
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # 3.12 warns; a child here touches no thread of ours
 BOUNDARIES = 160
 """More than the story below has; the test stops at the first child that lives to the end."""
 

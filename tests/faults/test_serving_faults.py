@@ -424,6 +424,29 @@ def test_sigterm_under_load_drops_nothing(line: Line, home: Path, disk_store: St
         assert [row.status for row in connection.execute(select(replicas))] == ["gone"]
 
 
+def test_sigterm_does_not_wait_for_a_build(line: Line, home: Path, tmp_path: Path) -> None:
+    """pip is made to hang on an index that accepts connections and says nothing."""
+    good = line.onnx()
+    line.point(good)
+
+    async def main() -> None:
+        with listen("127.0.0.1", 0) as silent:
+            index = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+            with Server(
+                home, environ={"PIP_NO_INDEX": "0", "PIP_INDEX_URL": index, "PIP_CONFIG_FILE": os.devnull, "no_proxy": "*"}
+            ) as server:
+                await server.wait_release(good)
+                line.point(line.python(environment=small_lock(tinydep="9.9")))
+                asked, _ = await asyncio.get_running_loop().sock_accept(silent)  # by pip
+                with asked:
+                    assert (await ask(server.port, 1)).json["release"] == good
+                    started = time.monotonic()
+                    assert server.terminate()[0] == 0
+                    assert time.monotonic() - started < 8
+
+    run(main())
+
+
 def test_children_end_with_their_front(temperamental: Server) -> None:
     (child,) = temperamental.children()
 

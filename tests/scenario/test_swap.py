@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.serving.clients import Client, Dropped, Reply, Server, run
-from tests.unit.serving.line import Line, small_lock
 
 from andon.releases.records import CodePin
 from andon.store import Store
+from tests.unit.serving.clients import Client, Dropped, Reply, Server, run
+from tests.unit.serving.line import Line, small_lock
 
 MODEL = """
 import tinydep

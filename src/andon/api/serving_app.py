@@ -39,11 +39,12 @@ MAX_LABELS = 100_000
 _encode = msgspec.json.Encoder().encode
 
 
-class MethodNotAllowed(InvalidInput):
+class _WrongMethod(Exception):  # the error of this name lives beside Litestar, which a replica does not load
     """This path does not take that method."""
 
-    code = "method-not-allowed"
-    status = 405
+    def __init__(self, path: str, allowed: str) -> None:
+        super().__init__(f"{path[:200]} takes {allowed}")
+        self.allowed = allowed
 
 
 class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +118,13 @@ class ServingApp:
             await route[1](facts, receive, send)
         except Disconnected:
             return
+        except _WrongMethod as error:
+            code = "method-not-allowed"
+            self._front.metrics.refused("", code)
+            body: Any = {"error": {"code": code, "message": str(error), "next_step": None, "fields": {"allow": error.allowed}}}
+            if path.startswith("/v2"):
+                body = {"error": str(error)}
+            await self._send(send, 405, _encode(body), [JSON, (b"allow", error.allowed.encode())])
         except AndonError as error:
             await self._refuse(send, error)
         except Exception as error:
@@ -281,19 +289,20 @@ class ServingApp:
         if message["type"] == "http.disconnect":
             raise Disconnected
         body: bytes = message["body"]
-        if not message["more_body"]:
+        if not message["more_body"] and len(body) <= self._cap:
             return body
         chunks, size = [body], len(body)
-        while message["more_body"]:
+        while message["more_body"] and size <= self._cap:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             chunks.append(message["body"])
             size += len(message["body"])
-            if size > self._cap:
-                chunks.clear()
+        if size > self._cap:
+            chunks.clear()
+            if message["more_body"]:
                 await self._discard(receive)
-                raise self._too_large(size)
+            raise self._too_large(size)
         return b"".join(chunks)
 
     async def _discard(self, receive: Receive) -> None:
@@ -316,8 +325,6 @@ class ServingApp:
             headers += _said_by(loaded, request_id)
         if isinstance(error, TooLarge) or error.status == 500:
             headers.append((b"connection", b"close"))
-        if isinstance(error, MethodNotAllowed):
-            headers.append((b"allow", str(error.fields["allow"]).encode()))
         await self._send(send, error.status, _encode(error.envelope()), headers)
 
     async def _reply(self, send: Send, status: int, body: bytes, more: Headers | None = None) -> None:
@@ -351,7 +358,7 @@ def _retry(error: AndonError) -> Headers:
 def _check_method(scope: Scope, allowed: str) -> None:
     method = scope["method"]
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
-        raise MethodNotAllowed(f"{scope['path'][:200]} takes {allowed}", allow=allowed)
+        raise _WrongMethod(scope["path"], allowed)
 
 
 def _host(value: bytes) -> str:

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from andon.api.serving_app import ServingApp
 from andon.core.errors import PortTaken, Unavailable
 from andon.core.settings import Settings
+from andon.serving.environments import abandon
 from andon.serving.front import Front
 
 LAME_DUCK_S = 0.5
@@ -109,6 +110,7 @@ async def _serve(front: Front, settings: Settings, listener: socket.socket, read
     finally:
         for task in (sweeper, follower):
             task.cancel()
+        abandon()  # or the end of this process would wait for pip
         await front.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from markupsafe import Markup
@@ -82,9 +82,8 @@ def quality_chart(
     if threshold is not None:
         said = f"harm above {number(threshold)} ×"
         parts += [frame.across(threshold, "limit"), element("text", said, class_="limit-label", x=LEFT + 6, y=frame.y(threshold) - 6)]
-    for kind in ("ratio", "pooled"):
-        line = path((at, None if (value := getattr(p, kind)) is None else frame.y(value)) for at, p in middles)
-        parts.append(element("path", class_=kind, d=line))
+    parts.append(element("path", class_="ratio", d=path((at, None if p.ratio is None else frame.y(p.ratio)) for at, p in middles)))
+    parts.append(element("path", class_="pooled", d=path(_judged(points, turns, frame))))
     crowded = len(points) > CROWDED
     for at, p in middles:
         if p.status != "pass" or not crowded:
@@ -93,6 +92,18 @@ def quality_chart(
     read = [(at, frame.y(p.ratio or 0.0), _tip(p), f"/verdicts/{p.verdict.removeprefix('verdict:')}") for at, p in middles]
     span = f"{len(points)} windows from {day(frame.start)} to {day(frame.end)}"
     return _chart(parts, frame, f"Live quality, {span}. The arrow keys read each; Enter opens its verdict.", read)
+
+
+def _judged(points: Sequence[QualityPoint], turns: Sequence[Turn], frame: Frame) -> Iterator[tuple[float, float | None]]:
+    """What was judged, window by window; the pen is lifted where another release took over, since the evidence starts anew there."""
+    starts = [at for at, _ in _known(turns, frame)]
+    before = None
+    for p in points:
+        x = frame.x((p.start_us + p.end_us) / 2)
+        if before is not None and any(before < at <= p.start_us for at in starts):
+            yield x, None
+        yield x, None if p.pooled is None else frame.y(p.pooled)
+        before = p.start_us
 
 
 def _tip(p: QualityPoint) -> str:

@@ -53,7 +53,7 @@ def post_rollback(store: Given, actor: By, name: str, data: Form) -> Response[st
             raise InvalidInput("a release has no such component", field="only", got=data.only[:40])
         only = (data.only,) if data.only else ()
         moving.rollback(
-            Address("service", service), why=_reason(data), only=only, expected=expectation(data.expected), store=store, actor=actor  # type: ignore[arg-type]
+            Address("service", service), why=_reason(data), only=only, expected=expectation(data.expected), store=store, actor=actor
         )  # fmt: skip
     except AndonError as error:
         return show_service(store, service, problem=error, typed={"form": "rollback", "reason": data.reason})

@@ -74,12 +74,14 @@ def _edge(places: dict[str, tuple[float, float]], parent: str, child: str, role:
         return element("path", class_="edge", d=f"M{x1:.0f} {y1:.0f}h10V{y2:.0f}h-10")
     bend = (x2 - x1) / 2
     line = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+    if role == parent.partition(":")[0]:  # a model serving as the model needs no label
+        return element("path", class_="edge", d=line)
     return element("path", class_="edge", d=line) + element("text", role, class_="role", x=x2 - 6, y=y2 - 5, text_anchor="end")
 
 
 def _node(name: str, at: tuple[float, float], *, root: bool) -> Markup:
     kind, _, rest = name.partition(":")
-    shown = rest if len(rest) <= 23 else f"{rest[:10]}…{rest[-11:]}"
+    shown = rest if len(rest) <= 22 else f"{rest[:7]}…{rest[-7:]}" if rest.isupper() else f"{rest[:10]}…{rest[-10:]}"
     x, y = at
     parts = [
         element("title", name),

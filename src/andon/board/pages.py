@@ -8,7 +8,7 @@ from urllib.parse import quote
 from litestar import Request, Response, get
 from litestar.response import Stream
 
-from andon.api.guard import SANDBOX_POLICY, name_in
+from andon.api.guard import CONTENT_POLICY, SANDBOX_POLICY, name_in
 from andon.api.reading import Given
 from andon.board import charts
 from andon.board.graphs import lineage_graph
@@ -24,7 +24,7 @@ STATION_LINKS = {
     "runs": "/runs", "datasets": "/registry/dataset", "registry": "/registry", "gates": "/registry/policy",
     "releases": "/registry/release", "serving": "/#services", "monitors": "/#services", "incidents": "/incidents",
 }  # fmt: skip
-CHARTED = 6
+CHARTS, LINES = 3, 6
 MOVED = {"rolled-back": "put back to", "deployed": "given to"}
 
 
@@ -46,7 +46,7 @@ def _headline(view: showing.LineView) -> tuple[str, str, str]:
     well = f"{len(live) - len(stopped) - len(watched) - len(silent)} of {len(live)} services are well"
     if stopped:
         names = ", ".join(service.name for service in stopped[:3])
-        return "red", f"{names} {'needs' if len(stopped) == 1 else 'need'} you", f"{stopped[0].name}: {stopped[0].why}. {well}."
+        return "red", f"{names} {'needs' if len(stopped) == 1 else 'need'} you", f"{stopped[0].why}. {well}."
     if watched:
         return "yellow", f"Keep an eye on {watched[0].name}", f"{watched[0].why}. {well}."
     if silent:
@@ -55,7 +55,7 @@ def _headline(view: showing.LineView) -> tuple[str, str, str]:
         return "green", "All is well", f"{well}; the newest window of each was judged as expected."
     if view.services:
         return "grey", "Nothing is in production", "There are releases; none has been deployed."
-    return "grey", "An empty line", "Everything starts with a run. Try `andon demo` for a whole line, on real data, in about a minute."
+    return "grey", "An empty line", "Everything starts with a run, and ends where it is watched."
 
 
 @get("/runs", include_in_schema=False, sync_to_thread=True)
@@ -80,26 +80,34 @@ def run_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name i
     """One run."""
     view = showing.run_view(store, Address.parse(f"run:{id}"))
     lineage = showing.lineage_view(store, f"run:{id}")
-    keys = [one.key for one in view.series if one.count > 1][:CHARTED] or [one.key for one in view.series][:CHARTED]
-    scale = [one for one in view.series if one.key in keys]
-    return page(
+    made = page(
         "run.html",
         store,
         section="runs",
         view=view,
         lineage=lineage,
         graph=lineage_graph(lineage),
-        chart_keys=[one.key for one in _alike(scale)],
+        chart_groups=_groups(view.series),
         plotly=plotly_url(),
         have=sum(one.present for one in view.completeness),
     )
+    # Plotly's bundle adds a style element of its own, so this page alone allows inline styles; scripts stay as strict as everywhere.
+    made.headers["content-security-policy"] = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+    return made
 
 
-def _alike(series: list[showing.SeriesRow]) -> list[showing.SeriesRow]:
-    """Metrics that fit one axis: within a factor of thirty of the first one's size."""
-    sized = [(one, max(abs(one.max or 0.0), abs(one.min or 0.0))) for one in series]
-    first = next((size for _, size in sized if size > 0), 0.0)
-    return [one for one, size in sized if first == 0 or size == 0 or first / 30 <= size <= first * 30]
+def _groups(series: tuple[showing.SeriesRow, ...]) -> list[list[str]]:
+    """Metrics that share an axis: those of about one size, the largest group first; at most three charts of six lines."""
+    groups: list[tuple[float, list[str]]] = []
+    for one in sorted(series, key=lambda one: one.count == 1):
+        high = max(abs(one.max or 0.0), abs(one.min or 0.0))
+        for size, keys in groups:
+            if len(keys) < LINES and size / 30 <= high <= size * 30:
+                keys.append(one.key)
+                break
+        else:
+            groups.append((high, [one.key]))
+    return [keys for _, keys in sorted(groups, key=lambda group: -len(group[1]))[:CHARTS]]
 
 
 @get("/runs/{id:str}/artifacts/{path:path}", include_in_schema=False, sync_to_thread=True)
@@ -119,9 +127,19 @@ def get_artifact(store: Given, id: str, path: str) -> Stream:  # noqa: A002 - th
     return Stream(iter(lambda: stream.read(1 << 16), b""), media_type="application/octet-stream", headers=headers)
 
 
-@get(["/registry", "/registry/{kind:str}"], include_in_schema=False, sync_to_thread=True)
-def registry_page(store: Given, kind: str | None = None) -> Response[str]:
-    """Names."""
+@get("/registry", include_in_schema=False, sync_to_thread=True)
+def registry_page(store: Given) -> Response[str]:
+    """All names."""
+    return _names(store, None)
+
+
+@get("/registry/{kind:str}", include_in_schema=False, sync_to_thread=True)
+def kind_page(store: Given, kind: str) -> Response[str]:
+    """The names of one kind."""
+    return _names(store, kind)
+
+
+def _names(store: Store, kind: str | None) -> Response[str]:
     rows = showing.entry_rows(store, kind)
     kinds = sorted(VERSIONED_KINDS - {"service"})
     return page("registry.html", store, section="registry", rows=rows, kind=kind, kinds=kinds)
@@ -257,5 +275,6 @@ def verdict_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the na
 
 
 ROUTES = [
-    line_page, runs_page, run_page, get_artifact, registry_page, entry_page, release_page, service_page, incidents_page, incident_page, verdict_page,
+    line_page, runs_page, run_page, get_artifact, registry_page, kind_page, entry_page, release_page, service_page, incidents_page,
+    incident_page, verdict_page,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from andon.board.statics import static_url
 from andon.core.errors import AndonError
 from andon.store import Store
 
-RUN_LIGHTS = {"running": "yellow", "finished": "green", "failed": "red", "killed": "red"}
+RUN_LIGHTS = {"running": "grey", "finished": "green", "failed": "red", "killed": "red"}
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import metadata, resources
+from typing import Any
 
 from litestar import Request, Response, get
 
@@ -43,7 +44,7 @@ def plotly_url() -> str:
 
 
 @get("/static/{name:str}", include_in_schema=False, sync_to_thread=True)
-def get_static(request: Request[object, object, object], name: str) -> Response[bytes]:
+def get_static(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
     """One of the named files, and nothing else."""
     if name == "plotly.min.js":
         data, version = _plotly()

@@ -165,13 +165,11 @@ def brief(value: Any) -> str:
     """A value in a table's cell."""
     if value is None:
         return "–"
-    text = (
-        value
-        if isinstance(value, str)
-        else number(value)
-        if isinstance(value, int | float)
-        else json.dumps(value, ensure_ascii=False, default=str)
-    )
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, str) and value.startswith("b3:"):
+        return short(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 160 else text[:157] + "…"
 
 

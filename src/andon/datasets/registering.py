@@ -95,6 +95,8 @@ def _keep_file(store: Store, path: Path, event_time: str | None, table: pa.Table
 
 
 def _keep_folder(store: Store, folder: Path, event_time: str | None) -> DatasetManifest:
+    if Path(store.settings.home).resolve().is_relative_to(folder.resolve()):
+        raise InvalidInput("this folder holds Andon's own home, which would be kept inside itself", field="source", got=folder)
     digest = store.blobs.put_tree(folder)
     files = store.blobs.tree(digest)
     if not files:

@@ -108,7 +108,7 @@ def _measure(evidence: TriageEvidence) -> _Measured:
 def _repair(
     evidence: TriageEvidence, suspects: tuple[str, ...], onset_us: int | None
 ) -> tuple[float | None, tuple[tuple[str, float | None, float], ...], tuple[str, ...]]:
-    """(loss ratio with all suspects repaired; per suspect: loss ratio and mean change of the prediction; suspects, the worst first)."""
+    """(best loss ratio of repairing all or one suspect; per suspect: loss ratio, mean change of the prediction; suspects, worst first)."""
     if evidence.predict is None or not suspects or onset_us is None:
         return None, (), suspects
     rows = evidence.served.between(onset_us, 1 << 62)
@@ -124,8 +124,10 @@ def _repair(
         moved = np.abs(again - rows.prediction)
         return _ratio(losses(again, rows.label, evidence.policy.loss), as_is), float(np.nanmean(moved)) if np.isfinite(moved).any() else 0.0
 
-    each = sorted(((name, *replay((name,))) for name in suspects), key=lambda row: (-row[2], row[0]))
-    return replay(suspects)[0], tuple(each), tuple(name for name, _, _ in each)
+    # the input whose repair helps most comes first (before labels: the one that moves the prediction most); the others may be collateral
+    each = sorted(((name, *replay((name,))) for name in suspects), key=lambda row: (9.9 if row[1] is None else row[1], -row[2], row[0]))
+    ratios = [ratio for ratio in (replay(suspects)[0], *(ratio for _, ratio, _ in each)) if ratio is not None]
+    return min(ratios, default=None), tuple(each), tuple(name for name, _, _ in each)
 
 
 def _ratio(above: Floats, below: Floats) -> float | None:

@@ -2,7 +2,7 @@
 
 Columns: ``event_time``, ``arrival_time`` (timestamp[us, UTC]), ``request_id``, ``row`` (position in the request), ``release``,
 ``release_digest``, ``channel``, ``latency_ms``, and ``input.NAME`` / ``output.NAME`` for each column of the release's signature
-(double, int64, bool or string). Inputs are as the caller sent them, before the release's transform.
+(double, int64, bool, timestamp or string). Inputs are as the caller sent them, before the release's transform.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def _column(values: np.ndarray[Any, Any]) -> Any:
         return pa.array(values, type=pa.float64(), from_pandas=True)  # NaN is how a column says null
     if values.dtype.kind in "iu":
         return pa.array(values, type=pa.int64())
+    if values.dtype.kind == "M":
+        return pa.array(values.astype("datetime64[us]"), type=pa.timestamp("us", tz="UTC"), from_pandas=True)
     if values.dtype.kind == "b":
         return pa.array(values, type=pa.bool_())
     return pa.array([None if value is None else str(value) for value in values], type=pa.string())

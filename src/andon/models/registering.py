@@ -90,7 +90,9 @@ def load_model(store: Store, address: str | Address, *, allow_pickle: bool = Fal
         keep = manifest.format == "python"  # its code may read its files for as long as this process uses it
         return predictor
     except CorruptBytes as error:
-        raise CorruptBytes(f"the model's stored bytes are damaged: {error.message}", **(error.fields | {"model": str(version.address)})) from error
+        raise CorruptBytes(
+            f"the model's stored bytes are damaged: {error.message}", **(error.fields | {"model": str(version.address)})
+        ) from error
     finally:
         if keep:
             atexit.register(shutil.rmtree, scratch, ignore_errors=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_NODES = 20_000_000
+MAX_NODES = 5_000_000  # about 300 MB of graph; a protobuf message ends at 2 GB
 ML_OPSET = 5
 _SUM = 1
 _LEQ, _MEMBER = 0, 6

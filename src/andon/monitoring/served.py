@@ -14,7 +14,7 @@ from andon.core.errors import AndonError, NotFound
 from andon.monitoring.importance import permutation_importance
 from andon.monitoring.profiles import Profile
 from andon.monitoring.quality import Expectations, expectations
-from andon.monitoring.records import Array, Frame, Policy, Reference, frame
+from andon.monitoring.records import Array, Frame, Policy, Reference, concat, frame
 from andon.monitoring.training_data import sound
 from andon.releases import ReleaseManifest, read_scored
 from andon.store import Store
@@ -52,6 +52,7 @@ def served_frame(store: Store, manifest: ReleaseManifest, start_us: int, end_us:
         label=_numbers(table, "label"),
         release=_values(table, "release"),
         request_id=_values(table, "request_id"),
+        source_us=_sources(table, manifest),
     )
 
 
@@ -69,7 +70,9 @@ def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
             raise NotFound(f"this release was made without {what}, so production has nothing to be compared with", release=address)
     gate = _gate_frame(read_scored(store, str(manifest.scored)), manifest)
     training = _training_frame(datasets.read(store, manifest.data[0].address).table(), manifest, str(label), str(event_time))
-    training, profile = sound(training, policy)
+    # With the gate's month: the level of "last week" is then that of the week before the launch, not of five weeks before.
+    kept, profile = sound(concat([training, gate]), policy)
+    training = kept.between(0, int(gate.event_us[0])) if len(gate) else kept
     importance = permutation_importance(gate, lambda columns: replay(manifest, columns), seed=0, loss=policy.loss)
     reference = Reference(training, gate, importance)
     return Born(str(version.address), manifest, reference, profile, expectations(reference, policy))
@@ -97,6 +100,19 @@ def replay_or_none(replay: Replay, manifest: ReleaseManifest | None, rows: Frame
         return replay(manifest, {column.name: rows.inputs[column.name] for column in manifest.signature.inputs})
     except AndonError:
         return None  # its environment or model is gone: the comparison is then undecided, and says so
+
+
+def _sources(table: pa.Table, manifest: ReleaseManifest) -> Array | None:
+    """When the source said what the inputs say, if the release's settings name the input that tells (``source_time``)."""
+    name = f"input.{manifest.settings.get('source_time')}"
+    if name not in table.column_names:
+        return None
+    import pyarrow as pa
+
+    column = table[name]
+    if not pa.types.is_timestamp(column.type):
+        return None
+    return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64()).fill_null(-1).to_numpy(), dtype=np.int64)
 
 
 def _gate_frame(table: pa.Table, manifest: ReleaseManifest) -> Frame:

@@ -39,8 +39,6 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
     """Where the monitors of one service are. ``next_us`` is the start of the next window; None before the first request."""
 
     next_us: int | None = None
-    profile_of: str = ""
-    """Digest of the training snapshot that ``inputs`` was learned against."""
     inputs: InputsState = InputsState()
     quality: QualityState = QualityState()
     comparison: ComparisonState = ComparisonState()
@@ -104,9 +102,7 @@ class Watcher:
     def _checks(
         self, store: Store, known: Born, state: WatchState, served: Frame, window: tuple[int, int], subject: str, policy: Policy
     ) -> tuple[list[Verdict], WatchState]:
-        snapshot = known.manifest.data[0].digest
-        inputs = state.inputs if state.profile_of == snapshot else InputsState()
-        input_verdicts, inputs = judge_inputs(known.profile, inputs, served, window, subject=subject, policy=policy)
+        input_verdicts, inputs = judge_inputs(known.profile, state.inputs, served, window, subject=subject, policy=policy)
         verdicts = list(input_verdicts)
         due = policy.matured(window[1])
         labelled = (due - policy.window_us, due)
@@ -127,7 +123,7 @@ class Watcher:
             verdicts.append(
                 judge_drift(known.profile, reference.training, reference.importance, served, span, subject=subject, policy=policy)
             )
-        after = WatchState(profile_of=snapshot, inputs=inputs, quality=quality, comparison=comparison)
+        after = WatchState(inputs=inputs, quality=quality, comparison=comparison)
         return verdicts, after
 
     def born(self, store: Store, release: str, policy: Policy) -> Born:

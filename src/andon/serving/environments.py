@@ -23,10 +23,12 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -129,11 +131,34 @@ def _check_interpreter(lock: EnvironmentLock) -> None:
         raise BuildFailed(f"the release needs {lock.platform} and this is {system}", platform=lock.platform)
 
 
+_installing: set[subprocess.Popen[str]] = set()  # pip processes of this one's builds
+_abandoned = threading.Event()
+
+
+def abandon() -> None:
+    """End every build of this process, which then fails: for a process that is about to end and must not wait for pip."""
+    _abandoned.set()
+    for process in list(_installing):
+        _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # pip starts itself again in the environment's Python
+
+
 @contextlib.contextmanager
 def _only_builder(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if _abandoned.wait(0.05):
+                    raise BuildFailed("this process is ending") from None
         yield
     finally:
         os.close(descriptor)  # lets go of the lock, also when this process is killed
@@ -209,13 +234,19 @@ def _pip(python: Path, pins: dict[str, str], where: list[str], timeout_s: float)
     requirements = [f"{name}=={version}" for name, version in sorted(pins.items())]
     flags = ["--no-deps", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
     command = [*_pip_command(), "--python", str(python), "install", *flags, *where, *requirements]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    _installing.add(process)
     try:
-        # The cache may lie on a read-only home; its absence only costs time.
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False)
+        output, _ = process.communicate(timeout=0 if _abandoned.is_set() else timeout_s)
     except subprocess.TimeoutExpired:
         raise BuildFailed(f"pip took longer than {timeout_s:g} s", requirement=", ".join(requirements)[:300]) from None
-    if done.returncode:
-        output = (done.stdout + done.stderr).strip()
+    finally:
+        _installing.discard(process)
+        _kill_group(process)
+        process.communicate()
+    if process.returncode:
         raise BuildFailed(
             "pip could not install the release's environment", requirement=_culprit(output, requirements), output=tail(output)
         )

@@ -12,9 +12,9 @@ fails must not take the service down, and monitors must be able to tell that row
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 
 from andon.core.errors import AndonError, Unavailable
 from andon.serving.batching import Batcher, Work
+from andon.serving.following import POLL_S, Follower
 from andon.serving.loading import Loaded, Loader
 from andon.serving.metrics import Metrics
 from andon.serving.presence import Presence, State, Status
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("andon.serving")
 
-POLL_S = 0.02
-RECHECK_S = 5.0
-HEARTBEAT_S = 2.0
 RETRY_DELAYS_S = (10.0, 30.0, 60.0, 300.0)
 
 
@@ -86,7 +84,6 @@ class Front:
         self.draining = False
         self._store = store
         self._source = source or StoreSource(store)
-        self._poll_s = poll_s
         root = store.settings.path(store.settings.environments)
         self._loader = Loader(self._source, store.blobs, root, Path(store.settings.home, "logs"))
         self._channels = {name: _Channel() for name in channels}
@@ -94,14 +91,11 @@ class Front:
         self._failures: dict[str, _Failure] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._ledger_problem: str | None = None
-        self._presence = Presence(store, service)
         self._id_prefix = store.ids.new()
         self._id_numbers = itertools.count(1)
         self._url = ""
         self._log_problem: str | None = None
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._follower = Follower(self._source, service, tuple(channels), Presence(store, service), self._heard, self._state, poll_s)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- life
@@ -110,8 +104,7 @@ class Front:
         """Begin to follow the channels. Returns at once; ``wait_ready`` waits for the first release."""
         self._url = url
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._follow, name="andon-follow", daemon=True)
-        self._thread.start()
+        self._follower.start()
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Whether every channel that points somewhere is loaded, at the latest after ``timeout_s``."""
@@ -125,15 +118,13 @@ class Front:
     async def close(self) -> None:
         """Stop following, close every runner and mark the replica's row gone."""
         self.draining = True
-        self._stop.set()
-        self._wake.set()
+        self._follower.stop()
         for task in self._loads.values():
             task.cancel()
         await asyncio.gather(*self._loads.values(), *self._retiring, return_exceptions=True)
         for loaded in self._held():
             await loaded.runner.close()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 2.0)
+        await asyncio.to_thread(self._follower.join, 4.0)
 
     # --- what the faces ask
 
@@ -239,34 +230,10 @@ class Front:
 
     # --- following the channels
 
-    def _follow(self) -> None:
-        """In a thread: whatever the ledger does, requests do not notice. Exceptions of any kind mean "not now"."""
-        seen: int | None = None
-        checked_s = beat_s = 0.0
-        said: State | None = None
-        while not self._stop.is_set():
-            now_s = time.monotonic()
-            try:
-                changes = self._source.changes()
-                if changes != seen or now_s - checked_s > RECHECK_S:
-                    targets = {name: self._source.target(self.service, name) for name in self._channels}
-                    seen, checked_s = changes, now_s
-                    self._post(targets, None)
-            except Exception as error:  # noqa: BLE001  # see above
-                seen = None
-                self._post({}, str(error))
-            state = self._state()
-            if (state != said or now_s - beat_s > HEARTBEAT_S) and self._presence.write(state):
-                said, beat_s = state, now_s
-            self._wake.wait(self._poll_s)
-            self._wake.clear()
-        self._presence.settle(1.0)
-        self._presence.write(self._state("gone"))
-        self._presence.settle(2.0)
-
-    def _post(self, targets: Mapping[str, Target | None], problem: str | None) -> None:
+    def _heard(self, targets: Mapping[str, Target | None], problem: str | None) -> None:
+        """From the follower's thread."""
         assert self._loop is not None
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._want, targets, problem)
 
     def _want(self, targets: Mapping[str, Target | None], problem: str | None) -> None:
@@ -320,7 +287,7 @@ class Front:
         )
         self.metrics.load_failures += 1
         log.error("%s could not be loaded (attempt %d): %s", target.address, attempts, error)
-        self._wake.set()
+        self._follower.wake()
 
     def _switch(self, channel: _Channel, loaded: Loaded) -> None:
         before = set(self._held())
@@ -333,7 +300,7 @@ class Front:
             task = asyncio.get_running_loop().create_task(self._retire(left))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
-        self._wake.set()
+        self._follower.wake()
 
     async def _retire(self, loaded: Loaded) -> None:
         while loaded.in_flight:
@@ -345,13 +312,12 @@ class Front:
         held = [loaded for channel in self._channels.values() for loaded in (channel.current, channel.previous) if loaded is not None]
         return list(dict.fromkeys(held))
 
-    def _state(self, status: Status | None = None) -> State:
+    def _state(self) -> State:
         first = next(iter(self._channels.values())).current
         notes = [failure.detail for failure in list(self._failures.values())]
         if self._log_problem is not None:
             notes.append(f"the prediction log cannot be written: {self._log_problem}")
-        if status is None:
-            status = "draining" if self.draining else "starting" if first is None else "ready"
+        status: Status = "draining" if self.draining else "starting" if first is None else "ready"
         return State(url=self._url, status=status, release=first.address if first else None, note="\n".join(notes))
 
     def _why_empty(self, name: str, channel: _Channel) -> str:
@@ -373,6 +339,9 @@ class Front:
                 raise
             self._finish_apart(loaded, batch, inputs, outputs)
             return
+        if len(self._channels) > 1 and len({work.channel for work in batch}) > 1:
+            self._finish_apart(loaded, batch, inputs, outputs)  # a log entry is of one channel
+            return
         self._log(loaded, batch, inputs, {name: outputs[name] for name in lists})
         if len(batch) == 1:
             if not batch[0].future.done():
@@ -385,7 +354,7 @@ class Front:
             at += work.n
 
     def _finish_apart(self, loaded: Loaded, batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
-        """A batch with an output that is no answer: each request gets its own outcome."""
+        """Each request of a batch with its own outcome and its own entry in the log."""
         at = 0
         for work in batch:
             part = slice(at, at + work.n)

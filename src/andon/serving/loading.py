@@ -89,7 +89,7 @@ class Loader:
         return loaded
 
     def _prepare(self, target: Target) -> tuple[ReleaseManifest, ModelManifest, ModelSpec | ChildSpec]:
-        import pyarrow  # noqa: F401  # the first answer's log entry must not wait for this import
+        import pyarrow as pa  # noqa: F401  # the first answer's log entry must not wait for this import
 
         manifest = self._source.release(target.address)
         model = self._source.model(manifest)

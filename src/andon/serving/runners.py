@@ -37,6 +37,8 @@ LOG_TAIL_BYTES = 4_000
 class RunnerDied(Unavailable):
     """The process that runs this release ended in the middle of a batch."""
 
+    code = "runner-died"
+
 
 class Runner(Protocol):
     """Executes batches of one loaded release."""

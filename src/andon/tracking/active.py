@@ -26,7 +26,7 @@ from andon.tracking.batches import log_batch, submit_batch
 from andon.tracking.buffer import PointBuffer
 from andon.tracking.capture.seeds import observed_seeds
 from andon.tracking.points import check_key
-from andon.tracking.records import Artifact, Point, ReadInput, RunRecord, RunStatus
+from andon.tracking.records import Artifact, EnvironmentLock, Point, ReadInput, RunRecord, RunStatus
 
 if TYPE_CHECKING:
     from andon.models import Format, Signature
@@ -42,9 +42,9 @@ _open: list[Run] = []  # every run of this process that has not ended, oldest fi
 def active_run() -> Run | None:
     """The run around the caller: of its context, or, in a thread that has none, the only one that is open in this process."""
     run = _active.get()
-    if run is not None and not run.ended:
-        return run
-    return _open[0] if len(_open) == 1 and threading.current_thread() is not threading.main_thread() else None
+    if run is None or run.ended:
+        run = _open[0] if len(_open) == 1 and threading.current_thread() is not threading.main_thread() else None
+    return run if run is not None and run.in_this_process else None  # a forked child has its parent's, and no business with it
 
 
 class Run:
@@ -61,6 +61,7 @@ class Run:
         self._actor = actor
         self._owned = owned
         self._pid = os.getpid()
+        self._lock = threading.Lock()
         self._steps: dict[str, int] = {}
         self._last_us = 0
         self._began_cpu_s = time.process_time()
@@ -98,21 +99,27 @@ class Run:
         """Where it is written."""
         return self._store
 
+    @property
+    def in_this_process(self) -> bool:
+        """Whether this process opened the handle; after a fork the child must join the run by its id."""
+        return self._pid == os.getpid()
+
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add one point to each metric; without ``step``, the step after the metric's last one here (first 0).
 
         NaN and infinities are kept. Raises ``InvalidInput`` naming a key whose value is not a number, and what an earlier batch met.
         """
         self._check_open()
-        at_us = max(self._store.clock.now_us(), self._last_us + 1)  # so that two equal values at one step are two points
-        self._last_us = at_us
         if step is not None and (type(step) is not int or not -(2**63) <= step < 2**63):
             step = _whole(step)
-        points = []
-        for key, value in metrics.items():
-            at = self._steps.get(key, -1) + 1 if step is None else step
-            points.append(Point(check_key(key) if key not in self._steps else key, _number(key, value), at, at_us))
-            self._steps[key] = at
+        numbers = {key if key in self._steps else check_key(key): _number(key, value) for key, value in metrics.items()}
+        with self._lock:
+            at_us = max(self._store.clock.now_us(), self._last_us + 1)  # so that two equal values at one step are two points
+            self._last_us = at_us
+            points = []
+            for key, number in numbers.items():
+                at = self._steps[key] = self._steps.get(key, -1) + 1 if step is None else step
+                points.append(Point(key, number, at, at_us))
         self._buffer.add(points)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -180,6 +187,18 @@ class Run:
         """Set the run's note: text for people, kept as the tag ``note``."""
         self.tag(NOTE, text)
 
+    def move_to(self, experiment: str) -> None:
+        """Let the run belong to another experiment."""
+        self._check_open()
+        self._record = runs.update_run(self._store, self.id, actor=self._actor, experiment=experiment)
+
+    def adopt_environment(self, environment: EnvironmentLock) -> None:
+        """Say that the run's program has this environment, where whoever started the run runs in another."""
+        facts = self._record.facts
+        if facts is not None and facts.environment != environment:
+            facts = msgspec.structs.replace(facts, environment=environment)
+            self._record = runs.update_run(self._store, self.id, actor=self._actor, facts=facts)
+
     def flush(self) -> None:
         """Wait until every point logged so far is durable. Raises what stood in the way; what was not written is kept for the next try."""
         self._check_process()
@@ -200,6 +219,8 @@ class Run:
         finally:
             if self._owned:
                 self._write_end(status, error)
+            elif self._record.facts is not None and observed_seeds():
+                self._write_seeds()
 
     def _write_end(self, status: RunStatus, error: BaseException | None) -> None:
         body: dict[str, Any] = {}
@@ -208,8 +229,15 @@ class Run:
             body = {"error": type(error).__name__, "message": str(error)[:1_000], "traceback": told}
         facts = self._record.facts
         if facts is not None:
-            facts = msgspec.structs.replace(facts, seeds=observed_seeds() | facts.seeds, extra=facts.extra | self._usage())
+            facts = msgspec.structs.replace(facts, seeds=facts.seeds | observed_seeds(), extra=facts.extra | self._usage())
         runs.update_run(self._store, self.id, actor=self._actor, status=status, facts=facts, body=body)
+
+    def _write_seeds(self) -> None:
+        """Seeds are set in the process that draws; whoever started the run cannot see them."""
+        facts = runs.get_run(self._store, self.id).facts
+        if facts is not None:
+            seeded = msgspec.structs.replace(facts, seeds=facts.seeds | observed_seeds())
+            runs.update_run(self._store, self.id, actor=self._actor, facts=seeded)
 
     def _usage(self) -> dict[str, Any]:
         usage: dict[str, Any] = {"cpu_s": round(time.process_time() - self._began_cpu_s, 3)}
@@ -246,7 +274,7 @@ class Run:
         self._check_process()
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if not self.in_this_process:
             raise Conflict(
                 "this run was opened in another process", address=self.address, next_step=f"in the child, use join_run(store, {self.id!r})"
             )
@@ -284,6 +312,6 @@ def _whole(step: Any) -> int:
 def end_open_runs() -> None:
     """At the interpreter's end: end what was started without a block, as finished, or failed after an uncaught error."""
     error = getattr(sys, "last_value", None)
-    for run in reversed([run for run in _open if run._pid == os.getpid()]):
+    for run in reversed([run for run in _open if run.in_this_process]):
         with contextlib.suppress(AndonError):  # nobody is left to hear of it; the run will be found killed
             run.end(_status_of(error), error=error)

@@ -127,9 +127,10 @@ def write_points(connection: Connection, run: str, groups: Sequence[Group]) -> N
 def _merged(row: Any, item: Group, count: int) -> tuple[Any, ...]:
     identity, _, step, at_us, value, special, _, low, high = row
     newest = max((step, at_us, value, special), item.newest)
-    lows = [number for number in (low, item.low) if number is not None]
-    highs = [number for number in (high, item.high) if number is not None]
-    return (*newest, count, min(lows, default=None), max(highs, default=None), identity)
+    if item.low is not None and item.high is not None:
+        low = item.low if low is None or item.low < low else low
+        high = item.high if high is None or item.high > high else high
+    return (*newest, count, low, high, identity)
 
 
 def _insert_points(connection: Connection, rows: list[tuple[int, int, int, float, int]]) -> int:
@@ -151,7 +152,7 @@ def _series_rows(connection: Connection, run: str, keys: list[str]) -> Iterator[
         part = keys[start : start + _CHUNK]
         names = ", ".join("?" * len(part))
         query = f"select id, key, step, at_us, value, special, count, min, max from series where run = ? and key in ({names})"
-        yield from connection.exec_driver_sql(_sql(connection, query), (run, *part))
+        yield from connection.exec_driver_sql(_sql(connection, query), (run, *part)).cursor.fetchall()  # plain tuples
 
 
 def _counts(connection: Connection, ids: list[int]) -> dict[int, int]:
@@ -174,7 +175,7 @@ def read_points(connection: Connection, run: str, key: str, *, after: Row | None
         + (" limit ?" if limit is not None else "")
     )
     bound = (run, key, *(after or ()), *((limit,) if limit is not None else ()))
-    rows = connection.exec_driver_sql(_sql(connection, query), bound).cursor.fetchall()  # plain tuples: rows of SQLAlchemy cost more
+    rows = connection.exec_driver_sql(_sql(connection, query), bound).cursor.fetchall()  # plain tuples: SQLAlchemy's rows cost more
     if not rows:
         return SeriesPoints(key, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
     steps, times, values, specials = zip(*rows, strict=True)

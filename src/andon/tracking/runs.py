@@ -115,6 +115,7 @@ def update_run(
     status: RunStatus | None = None,
     ended_us: int | None = None,
     name: str | None = None,
+    experiment: str | None = None,
     facts: RunFacts | None = None,
     reason: str = "",
     body: Mapping[str, Any] | None = None,
@@ -123,7 +124,17 @@ def update_run(
     now_us = store.clock.now_us()
     return store.ledger.write(
         lambda c: update_run_in(
-            c, run, actor=actor, now_us=now_us, status=status, ended_us=ended_us, name=name, facts=facts, reason=reason, body=body
+            c,
+            run,
+            actor=actor,
+            now_us=now_us,
+            status=status,
+            ended_us=ended_us,
+            name=name,
+            experiment=experiment,
+            facts=facts,
+            reason=reason,
+            body=body,
         )
     )
 
@@ -137,6 +148,7 @@ def update_run_in(
     status: RunStatus | None = None,
     ended_us: int | None = None,
     name: str | None = None,
+    experiment: str | None = None,
     facts: RunFacts | None = None,
     reason: str = "",
     body: Mapping[str, Any] | None = None,
@@ -156,6 +168,8 @@ def update_run_in(
         if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
             raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
         changes["name"] = name
+    if experiment is not None:
+        changes["experiment"] = check_experiment(experiment)
     if facts is not None:
         changes["facts"] = _encode(facts)
     if changes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from andon.core.actors import Actor
+from andon.core.errors import InvalidInput, NotFound
 from andon.store import Store
 from andon.tracking import liveness
 from andon.tracking.active import Run, active_run, end_open_runs
@@ -22,13 +23,14 @@ from andon.tracking.records import Artifact, RunFacts, RunRecord
 from andon.tracking.runs import create_run, get_run
 
 RUN_VARIABLE = "ANDON_RUN_ID"
+DEFAULT = "default"
 DIFF_PATH = "code/uncommitted.diff"
 _joined: set[str] = set()  # runs of the environment that a start_run here has joined already
 
 
 def start_run(
     store: Store,
-    experiment: str = "default",
+    experiment: str = DEFAULT,
     *,
     actor: Actor,
     name: str = "",
@@ -40,22 +42,27 @@ def start_run(
     """Start a run and make it the active one; use it as a context manager.
 
     Inside another run's block it is nested in that one (or in ``parent``). Under ``andon run -- CMD`` the first call joins the command's
-    run instead of starting one: its params and tags are added there. When the block ends the run is ``finished``, or ``failed`` with the
-    error when one came out, or ``killed`` after Ctrl-C; when the process dies first, it is reported ``killed``.
-    ``capture=False`` leaves code, environment and hardware out. Raises ``InvalidInput`` naming the field; capturing never fails the run.
+    run instead of starting one: its params, tags, seeds and environment are added there, and its experiment if the command named none.
+    When the block ends the run is ``finished``, or ``failed`` with the error when one came out, or ``killed`` after Ctrl-C; when the
+    process dies first, it is reported ``killed``. ``capture=False`` leaves code, environment and hardware out.
+    Raises ``InvalidInput`` naming the field; capturing never fails the run.
     """
     _end_at_exit()
     outer = os.environ.get(RUN_VARIABLE)
     around = active_run()
-    if outer and outer not in _joined and parent is None and around is None:
+    if outer and outer not in _joined and parent is None and around is None and _knows(store, outer):
         _joined.add(outer)
         run = join_run(store, outer, actor=actor)
         if params or tags:
             log_batch(store, outer, params=params, tags=tags, actor=actor)
+        if experiment != DEFAULT and run.experiment == DEFAULT:  # nobody has said, until the program did
+            run.move_to(experiment)
+        if capture:
+            run.adopt_environment(capture_environment())
         return run
     if parent is None:
         parent = around.id if around is not None and around.store is store else None
-        parent = parent or (outer if outer in _joined else None)
+        parent = parent or (outer if outer in _joined and _knows(store, outer) else None)
     facts, captured = capture_facts(store) if capture else (None, None)
     record = create_run(
         store,
@@ -71,6 +78,14 @@ def start_run(
     if captured is not None and captured.diff is not None and facts is not None and facts.code.dirty_diff is not None:
         name_diff(store, record, facts.code.dirty_diff, len(captured.diff), actor)
     return Run(store, record, actor, owned=True)
+
+
+def _knows(store: Store, run: str | None) -> bool:
+    """Whether the command's run is in this store: a program may well use another, such as one in memory for its tests."""
+    try:
+        return run is not None and get_run(store, run).deleted_us is None
+    except (NotFound, InvalidInput):
+        return False
 
 
 def join_run(store: Store, run: str, *, actor: Actor) -> Run:

@@ -61,7 +61,9 @@ def test_an_error_travels_between_processes(kind: type[AndonError]) -> None:
 
 
 def test_what_a_person_reads_has_message_fields_and_next_step() -> None:
-    assert str(NotFound("nothing there", address="model:x")) == "nothing there (address: model:x)\n  next: run `andon ls` to see what there is"
+    assert (
+        str(NotFound("nothing there", address="model:x")) == "nothing there (address: model:x)\n  next: run `andon ls` to see what there is"
+    )
     assert DiskFull().next_step == "free some space, or run `andon gc`; then try again"
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from andon.core.clocks import DAY_US, HOUR_US, to_us
 from andon.core.verdicts import Verdict
+from andon.examples import DATA as EXAMPLES
 from andon.monitoring import Frame, InputsState, Policy, frame, judge_drift, judge_inputs, judge_training_data, profile, sound
 
-DATA = Path("/work/shared/data/bike_sharing/hour.parquet")
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="needs the shared bike data")
+DATA = EXAMPLES / "bike_sharing.parquet"
 NAMES = ("hr", "weekday", "workingday", "holiday", "weathersit", "temp", "atemp", "hum", "windspeed")
 POLICY = Policy()
 

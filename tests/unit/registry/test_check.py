@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert, update
+from tests.conftest import ANA
 
 from andon.core.digests import digest_bytes
 from andon.registry import Parent, delete, link_in, move_alias, register, remove_alias, set_tag
 from andon.registry.check import Problem, check_registry
 from andon.store import Store, open_store, streams
 from andon.store import schema as s
-from tests.conftest import ANA
 
 BLOB = digest_bytes(b"x")
 
@@ -48,9 +48,17 @@ Damage = Callable[[Any], object]
 v, a, m = s.versions.c, s.aliases.c, s.alias_moves.c
 third = (v.kind == "model") & (v.version == 3)
 DAMAGES: dict[str, tuple[Damage, str, str]] = {
-    "a version is gone": (lambda c: c.execute(sql_delete(s.versions).where((v.kind == "model") & (v.version == 2))), "model:bikes", "not 1 to 3"),
+    "a version is gone": (
+        lambda c: c.execute(sql_delete(s.versions).where((v.kind == "model") & (v.version == 2))),
+        "model:bikes",
+        "not 1 to 3",
+    ),
     "all versions are gone": (lambda c: c.execute(sql_delete(s.versions).where(v.kind == "release")), "release:bikes", "no version"),
-    "a head is behind": (lambda c: c.execute(update(s.entries).where(s.entries.c.kind == "model").values(head=2)), "model:bikes", "not 1 to 2"),
+    "a head is behind": (
+        lambda c: c.execute(update(s.entries).where(s.entries.c.kind == "model").values(head=2)),
+        "model:bikes",
+        "not 1 to 2",
+    ),
     "an entry is gone": (lambda c: c.execute(sql_delete(s.entries).where(s.entries.c.kind == "release")), "release:bikes", "no entry"),
     "a manifest changed": (lambda c: c.execute(update(s.versions).where(third).values(manifest=b"{}")), "model:bikes@3", "hash"),
     "a manifest is gone": (lambda c: c.execute(update(s.versions).where(third).values(manifest=None)), "model:bikes@3", "gone"),
@@ -80,7 +88,11 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "lineage to nothing": (lambda c: link_in(c, "model:bikes@3", "dataset:nope@1", "data", now_us=1), "dataset:nope@1", "not known"),
     "lineage to no run": (lambda c: link_in(c, "model:bikes@3", "run:nope", "run", now_us=1), "run:nope", "not known"),
     "lineage to no address": (lambda c: link_in(c, "model:bikes@3", "nonsense", "run", now_us=1), "nonsense", "not known"),
-    "bytes kept by the dead": (lambda c: c.execute(insert(s.blob_refs).values(owner="model:bikes@1", digest=BLOB)), "model:bikes@1", "keeps bytes"),
+    "bytes kept by the dead": (
+        lambda c: c.execute(insert(s.blob_refs).values(owner="model:bikes@1", digest=BLOB)),
+        "model:bikes@1",
+        "keeps bytes",
+    ),
     "bytes kept by no run": (lambda c: c.execute(insert(s.blob_refs).values(owner="run:nope", digest=BLOB)), "run:nope", "keeps bytes"),
     "an event is gone": (lambda c: c.execute(sql_delete(s.events).where(s.events.c.n == 2)), "service:bikes", "not 1 to 3"),
     "the first event is gone": (lambda c: c.execute(sql_delete(s.events).where(s.events.c.n == 1)), "service:bikes", "not 1 to 3"),

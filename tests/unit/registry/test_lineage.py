@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import ANA
+from tests.unit.registry.conftest import Add
 
 from andon.core.errors import InvalidAddress, NotFound
 from andon.registry import Edge, Parent, delete, lineage, link_in, register
 from andon.store import Store, memory_store
-from tests.conftest import ANA
-from tests.unit.registry.conftest import Add
 
 
 @pytest.fixture
@@ -19,7 +19,11 @@ def diamond(add: Add) -> None:
     add("dataset", "rides", parents=[Parent("run:r0", "run")])
     for view in ("calendar", "weather"):
         add("features", view, parents=[Parent("dataset:rides", "data")])
-    add("model", "bikes", parents=[Parent("features:calendar@1", "features"), Parent("features:weather@latest", "features"), Parent("run:r1", "run")])
+    add(
+        "model",
+        "bikes",
+        parents=[Parent("features:calendar@1", "features"), Parent("features:weather@latest", "features"), Parent("run:r1", "run")],
+    )
     for n in (1, 2):
         add("release", "bikes", {"n": n}, parents=[Parent("model:bikes@1", "model")])
 

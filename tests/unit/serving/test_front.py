@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.unit.serving.line import ECHO, Line, small_lock
 
 from andon.core.errors import InvalidInput, ModelFailed, ReadOnly, Unavailable
 from andon.models import Column, Signature
@@ -21,7 +22,6 @@ from andon.serving.front import Front
 from andon.serving.loading import runs_in_front
 from andon.serving.source import StoreSource, Target
 from andon.store import Store
-from tests.unit.serving.line import Line, small_lock
 
 ROW = {"x": 1.0, "k": 1}
 
@@ -103,7 +103,7 @@ def test_it_follows_its_channel_and_goes_back_at_once(line: Line) -> None:
 
 def test_a_release_that_is_left_answers_what_it_took(line: Line) -> None:
     """Requests in flight keep their release alive, also when two more have come and gone meanwhile."""
-    slow = 'class Model:\n    def __init__(self, folder): pass\n    def predict(self, c):\n        import time; time.sleep(0.3 if c["x"][0] == 5 else 0); return {"y": c["x"]}'
+    slow = ECHO.replace('return {"y"', 'import time\n        time.sleep(0.3 if columns["x"][0] == 5 else 0)\n        return {"y"')
     first = line.python(slow)
     others = [line.onnx(bias=float(bias)) for bias in range(2)]
     line.point(first)
@@ -224,7 +224,7 @@ def test_a_ledger_that_cannot_be_written_only_makes_the_row_old(line: Line, monk
     async def use(front: Front, source: Source) -> None:
         assert await front.wait_ready(10)
         assert (await front.predict([ROW])).outputs == {"y": [3.0]}
-        assert front._presence.error is not None
+        assert front._follower.presence.error is not None
 
     monkeypatch.setattr(line.store.ledger, "submit", refuse)
     with_front(line, use)
@@ -304,6 +304,21 @@ def test_columns_and_rows_share_a_batch(line: Line) -> None:
         assert found == [{"y": [3.0]}, {"y": [6.0]}]
 
     with_front(line, use)
+
+
+def test_two_channels_may_share_a_release_and_are_logged_apart(line: Line) -> None:
+    release = line.onnx()
+    line.point(release)
+    line.point(release, "shadow")
+
+    async def use(front: Front, source: Source) -> None:
+        assert await front.wait_ready(10)
+        assert front.loaded("shadow") is front.loaded()
+        await asyncio.gather(front.predict([ROW], request_id="p"), front.predict([ROW], request_id="s", channel="shadow"))
+
+    with_front(line, use, channels=("production", "shadow"))
+    logged = line.store.tables.query('select request_id, channel from "predictions/bikes" order by 1').to_pylist()
+    assert [tuple(row.values()) for row in logged] == [("p", "production"), ("s", "shadow")]
 
 
 def test_what_runs_in_the_front(line: Line) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.unit.serving.line import ECHO, linear_onnx
 
 from andon.core.errors import LoadFailed, ModelFailed
 from andon.serving import child
 from andon.serving.runners import ChildRunner, ChildSpec, InProcessRunner, ModelSpec, RunnerDied, _Cost
-from tests.unit.serving.line import ECHO, linear_onnx
 
 COLUMNS = {"x": np.array([1.0, 2.0]), "k": np.array([1, 2])}
 
@@ -73,7 +73,11 @@ def test_scikit_learn_answers_as_the_models_floor_names_it(tmp_path: Path) -> No
 
     x = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 5.0]])
     columns = {"x": x[:, 0], "k": x[:, 1].astype(np.int64)}
-    regressor, two, three = LinearRegression().fit(x, x[:, 0] * 2), LogisticRegression().fit(x, [0, 1, 0, 1]), LogisticRegression().fit(x, list("abca"))
+    regressor, two, three = (
+        LinearRegression().fit(x, x[:, 0] * 2),
+        LogisticRegression().fit(x, [0, 1, 0, 1]),
+        LogisticRegression().fit(x, list("abca")),
+    )
     for at, estimator in enumerate((regressor, two, three)):
         saved = save(estimator, {"x": columns["x"], "k": columns["k"]}, into=tmp_path / str(at), format="skops")
         manifest = saved.manifest("b3:" + "0" * 64)
@@ -95,8 +99,21 @@ def test_scikit_learn_answers_as_the_models_floor_names_it(tmp_path: Path) -> No
 def test_the_rule_about_skops_types_is_the_models_floors() -> None:
     from andon.models.loading import _is_known_class
 
-    names = ["sklearn.linear_model._base.LinearRegression", "numpy.ndarray", "numpy.load", "os.system", "functools.partial", "numpy.f2py.main"]
-    names += ["sklearn.utils.validation.check_array", "scipy.special._ufuncs.expit", "sklearn.tests.x.Y", "numpy.dtypes.Float64DType", "a.b"]
+    names = [
+        "sklearn.linear_model._base.LinearRegression",
+        "numpy.ndarray",
+        "numpy.load",
+        "os.system",
+        "functools.partial",
+        "numpy.f2py.main",
+    ]
+    names += [
+        "sklearn.utils.validation.check_array",
+        "scipy.special._ufuncs.expit",
+        "sklearn.tests.x.Y",
+        "numpy.dtypes.Float64DType",
+        "a.b",
+    ]
     assert [child._is_let_in(name) for name in names] == [_is_known_class(name) for name in names]
 
 
@@ -167,7 +184,11 @@ def test_a_child_that_dies_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_kills_or_hangs(tmp_path: Path) -> None:
-    code = ECHO.replace('return {"y"', 'import os, time\n        os._exit(1) if columns["k"][0] == 9 else time.sleep(60 if columns["k"][0] == 8 else 0)\n        return {"y"')
+    code = ECHO.replace(
+        'return {"y"',
+        'import os, time\n        k = columns["k"][0]\n'
+        '        os._exit(1) if k == 9 else time.sleep(60 * int(k == 8))\n        return {"y"',
+    )
 
     async def use(runner: ChildRunner) -> None:
         with pytest.raises(RunnerDied):

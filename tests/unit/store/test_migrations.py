@@ -58,9 +58,10 @@ def _shape(connection: Connection) -> list[Any]:
         return [(row.type, row.name, row.tbl_name, " ".join((row.sql or "").split())) for row in rows if "alembic" not in row.tbl_name]
     columns = "select table_name, column_name, data_type, is_nullable, column_default, is_identity from information_schema.columns"
     where = " where table_schema = 'public' and table_name <> 'alembic_version' order by table_name, ordinal_position"
-    indexes = "select tablename, indexname, indexdef from pg_indexes where schemaname = 'public' and tablename <> 'alembic_version' order by 1, 2"
+    indexes = (
+        "select tablename, indexname, indexdef from pg_indexes where schemaname = 'public' and tablename <> 'alembic_version' order by 1, 2"
+    )
     return [*map(tuple, connection.execute(text(columns + where))), *map(tuple, connection.execute(text(indexes)))]
-
 
 
 def test_head_is_the_newest_revision() -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import Future
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,8 +16,10 @@ from andon.core.actors import Actor
 from andon.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from andon.registry import tag_history, tags_of
 from andon.tracking import (
+    EnvironmentLock,
     active_run,
     artifacts_of,
+    capture_facts,
     create_run,
     events_of,
     get_run,
@@ -64,7 +67,8 @@ def test_what_is_logged_in_the_block_is_there_after_it(store):
 
 
 def test_an_error_comes_out_and_the_run_has_failed_with_it(store):
-    with pytest.raises(ZeroDivisionError), begin(store) as run:
+    run = begin(store)
+    with pytest.raises(ZeroDivisionError), run:  # noqa: PT012 - what is logged before the error is the point
         run.log({"a": 1.0})
         1 / 0  # noqa: B018
     assert get_run(store, run.id).status == "failed"
@@ -178,9 +182,41 @@ def test_under_a_command_the_first_run_joins_and_the_second_nests(store, monkeyp
     assert len(list_runs(store)) == 2
 
 
+def test_the_programs_environment_is_the_runs(store, monkeypatch):
+    facts, _ = capture_facts(store)
+    other = msgspec.structs.replace(facts, environment=EnvironmentLock(python="3.9.0", platform="x", requirements=("a==1",)))
+    outer = create_run(store, actor=ANA, facts=other)
+    monkeypatch.setenv(RUN_VARIABLE, outer.id)
+    _joined.discard(outer.id)
+    with start_run(store, actor=ANA):
+        pass
+    found = get_run(store, outer.id).facts
+    assert found is not None
+    assert found.environment == facts.environment
+
+
+def test_a_command_of_another_store_is_not_joined(store, monkeypatch):
+    monkeypatch.setenv(RUN_VARIABLE, "01JNOTHERE")
+    with begin(store) as first, begin(store) as second:
+        pass
+    assert get_run(store, first.id).parent is None
+    assert get_run(store, second.id).parent == first.id
+
+
+def test_threads_log_one_series_without_a_gap(store):
+    with begin(store) as run:
+        threads = [threading.Thread(target=lambda: [run.log({"a": 1.0}) for _ in range(500)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert metric_series(store, run.id, "a").steps.tolist() == list(range(2_000))
+
+
 def test_a_forked_child_may_not_use_its_parents_handle(store):
     with begin(store) as run:
         run._pid += 1
+        assert active_run() is None
         with pytest.raises(Conflict):
             run.log({"a": 1.0})
         run._pid = os.getpid()
@@ -269,8 +305,8 @@ def test_a_batch_that_failed_after_it_was_sent_is_sent_again():
     buffer.add(points(2))
     buffer.push()
     ledger.futures[0].set_exception(Unavailable("lost"))
+    buffer.push()
     with pytest.raises(Unavailable):
-        buffer.push()
         buffer.add([])
     buffer.push()
     assert ledger.batches == [points(2), points(2)]

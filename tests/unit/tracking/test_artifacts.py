@@ -61,7 +61,8 @@ def test_links_out_of_a_folder_are_not_followed(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/passwd", "..", "../a", "a/../b", "a//b", "a/", "./a", "a\\b", "..\\a", "C:/a", "a\0b", "a\nb", "//proc/self", "x" * 1_001]
+    "path",
+    ["", "/etc/passwd", "..", "../a", "a/../b", "a//b", "a/", "./a", "a\\b", "..\\a", "C:/a", "a\0b", "a\nb", "//proc/self", "x" * 1_001],
 )
 def test_paths_are_plain_and_relative(path):
     with pytest.raises(InvalidInput):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,28 +57,30 @@ def test_what_cannot_start_is_a_failed_run(store, tmp_path):
 INSIDE = """
 from andon.core.actors import Actor
 from andon.store import open_store
-from andon.tracking import start_run
+from andon.tracking import seed, start_run
+seed(7)
 ana = Actor("person", "ana")
 with open_store() as store:
-    with start_run(store, actor=ana, params={"depth": 6}) as run:
+    with start_run(store, "bikes", actor=ana, params={"depth": 6}) as run:
         run.log({"mae": 1.5})
         print(run.id)
 """
 
 
 def test_a_run_started_inside_is_the_commands_run(disk_store):
-    result, out, err = go(disk_store, sys.executable, "-c", INSIDE, experiment="bikes")
+    result, out, err = go(disk_store, sys.executable, "-c", INSIDE)
     assert result.exit_code == 0, err
     assert out.decode().strip() == result.run.id
     assert params_of(disk_store, result.run.id) == {"depth": "6"}
     assert metrics_of(disk_store, result.run.id)["mae"].value == 1.5
-    assert get_run(disk_store, result.run.id).status == "finished"
-    assert not (os.path.exists(os.path.join(disk_store.settings.home, "running", result.run.id)))
+    record = get_run(disk_store, result.run.id)
+    assert (record.status, record.experiment) == ("finished", "bikes")
+    assert record.facts is not None
+    assert record.facts.seeds["python"] == 7
+    assert not Path(disk_store.settings.home, "running", result.run.id).exists()
 
 
 def test_output_can_be_followed_while_it_runs(disk_store, tmp_path):
-    from pathlib import Path
-
     gate = tmp_path / "gate"
     code = f"import pathlib, time; print('begun')\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)"
     done = threading.Thread(target=lambda: go(disk_store, sys.executable, "-c", code))

@@ -33,9 +33,10 @@ def test_a_whole_run_lacks_nothing(store, monkeypatch, tmp_path):
     with start_run(store, actor=ANA, params={"alpha": 1}) as run:
         datasets.read(store, "dataset:d")
         run.log({"mae": 1.0})
+        run.flush()
         run.log_model(Ridge().fit(X, X[:, 0]), "m", input_example=X[:3])
         running = completeness_of(store, run.id)
-    assert running.missing == ("an end",) or running.missing == ("installable environment", "an end")
+    assert running.missing[-1] == "an end"
     assert set(completeness_of(store, run.id).missing) <= {"installable environment"}
 
 

@@ -18,11 +18,11 @@ from andon.tracking import (
     experiments,
     get_run,
     list_runs,
+    liveness,
     restore_run,
     settle_runs,
     update_run,
 )
-from andon.tracking import liveness
 
 ANA = Actor("person", "ana")
 
@@ -81,7 +81,12 @@ def test_ids_are_given_once(store):
 
 @pytest.mark.parametrize(
     ("fields", "error"),
-    [({"experiment": " "}, InvalidAddress), ({"name": "a\nb"}, InvalidInput), ({"name": "x" * 501}, InvalidInput), ({"run": "../x"}, InvalidAddress)],
+    [
+        ({"experiment": " "}, InvalidAddress),
+        ({"name": "a\nb"}, InvalidInput),
+        ({"name": "x" * 501}, InvalidInput),
+        ({"run": "../x"}, InvalidAddress),
+    ],
 )
 def test_bad_input_is_refused(store, fields, error):
     with pytest.raises(error):

@@ -141,10 +141,10 @@
           x: one.steps, y: one.values, name: one.key, mode: one.steps.length < 3 ? "markers" : "lines", type: "scatter",
           line: { color: colours[index % colours.length], dash: dashes[index % dashes.length], width: 1.6 }, hovertemplate: `%{y:.5g}<extra>${one.key.replace(/[<>&]/g, "")}</extra>`,
         })), {
-          margin: { l: 56, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x unified",
+          margin: { l: 56, r: 12, t: 34, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x unified",
           hoverlabel: { bgcolor: css("--card"), bordercolor: rule, font: { color: ink, size: 12 } }, font: { family: css("--sans"), color: ink, size: 12 },
-          xaxis: { ...axis, title: { text: "step", font: { color: faint, size: 12 } } }, yaxis: axis, showlegend: series.length > 1,
-          legend: { orientation: "h", y: -0.16, font: { color: css("--ink2"), size: 12 } },
+          xaxis: { ...axis, title: { text: "step", font: { color: faint, size: 12 } } }, yaxis: axis, showlegend: true,
+          legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: css("--ink2"), size: 12 } },
         }, { displayModeBar: false, responsive: true });
         host._drawn = true;
         host.dataset.drawn = "yes";
@@ -156,6 +156,7 @@
 
   // --- live: the server says "something moved", the page fetches itself again and swaps the parts that differ
   const main = $("main"), topics = (main?.dataset.topics || "").split(" ").filter(Boolean), lamp = $("[data-live-lamp]");
+  if (lamp && !topics.length) lamp.hidden = true;
   const say = (state, text) => { if (lamp) { lamp.dataset.state = state; $("span", lamp).textContent = text; } };
   let source = null, waiting = 0, last = 0, busy = false, again = false;
   const relevant = (changed) => topics.includes("*") || !changed.length || changed.some((one) => topics.includes(one));

@@ -38,7 +38,7 @@ def entry_view(store: Store, address: str | Address, *, limit: int = 100) -> Ent
     aliases = aliases_of(store, at)
     rows = tuple(_version_row(version, aliases) for version in found)
     shown = _shown(store, at, found)
-    before = None if shown is None else next((v for v in found if (v.address.version or 0) < (shown.address.version or 0) and v.manifest is not None), None)
+    before = _before(shown, found)
     return EntryView(
         entry=EntryRow(
             address=str(at.entry),
@@ -65,6 +65,14 @@ def _shown(store: Store, at: Address, found: list[Version]) -> Version | None:
     if at.version is not None or at.alias is not None:
         return get(store, at)
     return next((version for version in found if version.deleted_us is None), None)
+
+
+def _before(shown: Version | None, found: list[Version]) -> Version | None:
+    """The newest living version older than the one shown."""
+    if shown is None or shown.address.version is None:
+        return None
+    older = (version for version in found if (version.address.version or 0) < (shown.address.version or 0))
+    return next((version for version in older if version.manifest is not None), None)
 
 
 def _changes(before: Version | None, shown: Version | None) -> tuple[Change, ...]:

@@ -44,6 +44,7 @@ SAID = {
     "watched": "watched",
     "nothing": "nothing done",
     "note": "note",
+    "waited": "waited",
     "resolve": "resolved",
     "resolved": "resolved",
     "close": "closed",
@@ -104,6 +105,7 @@ def _row(id_: str, events: list[streams.Event]) -> IncidentRow:
         opened_event_us=first.event_us if first.event_us is not None else facts.get("opened_us"),
         closed_us=None if closed is None else closed.at_us,
         opened_by=first.actor,
+        release=next((str(event.body["release"]) for event in events if event.body.get("release")), ""),
     )
 
 
@@ -151,10 +153,10 @@ def _change(change: Any) -> str:
     if not isinstance(change, dict):
         return str(change)
     at_us, parts = change.get("at_us"), ", ".join(map(str, change.get("components") or ()))
-    when = f"{to_iso(at_us)}: " if isinstance(at_us, int) else ""
+    when = f" on {to_iso(at_us)[:16].replace('T', ' at ')}" if isinstance(at_us, int) else ""
     moved = " → ".join(str(change[key]) for key in ("before", "after") if change.get(key))
-    said = f"{when}{change.get('subject', '')} {change.get('kind', '')} {moved}".strip()
-    return f"{said} (changes {parts})" if parts else said
+    said = " ".join(part for part in (str(change.get("subject", "")), moved) if part) + when
+    return f"{said}: other {parts}" if parts else said
 
 
 def _slice(found: Any) -> str:

@@ -21,7 +21,7 @@ from andon.store import schema as s
 
 SPARKLINE = 40
 HAPPENINGS = 14
-QUIET = frozenset({"watched", "nothing", "judged", "ask-triage"})
+QUIET = frozenset({"watched", "nothing", "waited", "judged", "ask-triage"})
 """Events that say nothing new; the pages of their streams show them."""
 
 
@@ -94,9 +94,7 @@ def _stations(store: Store, services: tuple[ServiceLight, ...], incidents: tuple
     watched: list[Light] = [service.light for service in services if service.production is not None]
     serving: Light = "yellow" if noted else "green" if ready else "grey"
     return (
-        _station(
-            "runs", "Runs", sum(statuses.values()), "run", f"{running} running, {failed} failed today", "yellow" if failed else "grey"
-        ),
+        _station("runs", "Runs", sum(statuses.values()), "run", f"{running} running, {failed} failed today", "grey"),
         _station("datasets", "Datasets", kinds.get("dataset", 0), "dataset", _plural(data, "version"), "grey"),
         _station("registry", "Registry", named, "name", _plural(models, "model version"), "grey"),
         _station("gates", "Gates", sum(answers.values()), "judgement", _gates_say(answers), "yellow" if _last_answer(store) else "grey"),
@@ -171,12 +169,13 @@ def _watched_says(lights: list[Light]) -> str:
 def _happenings(store: Store) -> tuple[Happening, ...]:
     """The newest changes of every sort, newest first."""
     e, v, r = s.events, s.versions, s.runs
-    noisy = e.c.type.in_(sorted(QUIET))
+    # A run has its own line below; a controller's journal repeats what the streams of services and incidents say.
+    noisy = e.c.type.in_(sorted(QUIET)) | e.c.stream.startswith("run:") | e.c.stream.startswith("controller:")
     with store.ledger.read() as c:
         events = c.execute(select(e).where(~noisy).order_by(e.c.at_us.desc(), e.c.stream, e.c.n.desc()).limit(HAPPENINGS)).all()
         registered = c.execute(select(v).where(v.c.deleted_us.is_(None)).order_by(v.c.created_us.desc()).limit(HAPPENINGS)).all()
         runs = c.execute(select(r).where(r.c.deleted_us.is_(None)).order_by(r.c.started_us.desc()).limit(HAPPENINGS)).all()
-    found = [_of_event(streams._event(row)) for row in events if not row.stream.startswith("run:")]
+    found = [_of_event(streams._event(row)) for row in events]
     found += [_of_version(row) for row in registered]
     found += [_of_run(row) for row in runs]
     return tuple(sorted(found, key=lambda happening: -happening.at_us)[:HAPPENINGS])
@@ -195,7 +194,7 @@ def _of_event(event: streams.Event) -> Happening:
     }
     what, light = told.get(event.type, (f"{event.stream}: {SAID.get(event.type, event.type)}", "grey"))
     if event.stream.startswith("incident:"):
-        said = event.body.get("message") or event.body.get("why") or event.reason
+        said = event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason
         what = f"incident {SAID.get(event.type, event.type)}" + (f": {said}" if said else "")
         light = "red" if event.type in ("open", "opened", "cord") else "green" if event.type in ("resolve", "resolved") else "grey"
     return Happening(

@@ -243,6 +243,8 @@ class ReleaseView(msgspec.Struct, frozen=True, kw_only=True):
     waiver: Waiver | None
     rejection: Rejection | None
     turns: tuple[Turn, ...]
+    incidents: tuple[IncidentRow, ...]
+    """Those that opened while it was live."""
     compared_with: str | None
     changes: tuple[Change, ...]
     lineage: LineageView
@@ -361,6 +363,8 @@ class IncidentRow(msgspec.Struct, frozen=True, kw_only=True):
     opened_event_us: int | None
     closed_us: int | None
     opened_by: str
+    release: str
+    """What was live when it opened."""
 
 
 class TimelineRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from andon.core.digests import digest_json
 from andon.core.errors import AndonError
 from andon.core.verdicts import Answer
 from andon.operations.showing.entries import lineage_view
+from andon.operations.showing.incidents import incidents_view
 from andon.operations.showing.judgements import blocking
 from andon.operations.showing.records import JudgedRow, Light, PinRow, ReleaseRow, ReleaseView
 from andon.registry import Version, aliases_of, diff_values, get, get_verdict, manifest_of, versions
@@ -112,6 +113,9 @@ def release_view(store: Store, address: str | Address) -> ReleaseView:
     stands = standing(state, at, channels, store.clock.now_us())
     judgement = state.judgements.get(at)
     good = _manifest_or_none(store, compared_with(state, at))
+    incidents = tuple(row for row in incidents_view(store, service=service) if row.release == at)
+    if PRODUCTION in channels and any(row.closed_us is None for row in incidents):
+        stands = msgspec.structs.replace(stands, light="red", state=f"{stands.state}; an incident is open")
     return ReleaseView(
         address=at,
         service=service,
@@ -134,6 +138,7 @@ def release_view(store: Store, address: str | Address) -> ReleaseView:
         waiver=state.waivers.get(at),
         rejection=state.rejections.get(at),
         turns=tuple(turn for turn in state.turns if turn.release == at or turn.previous == at),
+        incidents=incidents,
         compared_with=None if good is None else str(good[0].address),
         changes=()
         if good is None

@@ -16,7 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 from andon.core.errors import Unavailable
 from andon.store.ledger.opening import prepare
-from andon.store.ledger.sqlite_driver import TrackedConnection, in_our_words
+from andon.store.ledger.sqlite_driver import TrackedConnection, in_our_words, too_large
 from andon.store.ports import LedgerCapabilities
 
 T = TypeVar("T")
@@ -85,7 +85,9 @@ class MemoryLedger:
                 with self._engine.begin() as connection:
                     value = self._run(work, connection)
                 self._commits += 1
-            except DBAPIError as error:
+            except (DBAPIError, OverflowError) as error:
+                if isinstance(error, OverflowError) and not too_large(error):
+                    raise
                 raise in_our_words(error, None) from error
             finally:
                 if self._raw.in_transaction:  # a piece tried to end it, and SQLAlchemy lost count

@@ -16,7 +16,8 @@ from andon.core.errors import Busy, InvalidSettings
 from andon.core.forks import follow
 from andon.store.ledger.opening import prepare
 from andon.store.ledger.postgres_writing import PostgresSide, connect_arguments, in_our_words
-from andon.store.ledger.writer import GroupCommit, abandon, once
+from andon.store.ledger.sides import abandon, once
+from andon.store.ledger.writer import GroupCommit
 from andon.store.ports import LedgerCapabilities
 
 T = TypeVar("T")

@@ -22,9 +22,10 @@ from andon.core.errors import Busy, CorruptBytes, InvalidSettings, ReadOnly, Una
 from andon.core.forks import follow
 from andon.store.disk import disk_errors, make_folder
 from andon.store.ledger import opening
+from andon.store.ledger.sides import abandon, once
 from andon.store.ledger.sqlite_driver import TrackedConnection, in_our_words, quoted
 from andon.store.ledger.sqlite_writing import SqliteSide
-from andon.store.ledger.writer import GroupCommit, abandon, once
+from andon.store.ledger.writer import GroupCommit
 from andon.store.ports import LedgerCapabilities
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
-        self._watching: weakref.WeakSet[TrackedConnection] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[_Watch] = weakref.WeakSet()
         self._make_folder()
         self._read_only = not (os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK)))
         if self._read_only and not path.exists():
@@ -89,27 +90,24 @@ class SqliteLedger:
         return self._writer.submit(work)
 
     def changes(self) -> int:
+        watch: _Watch | None = getattr(self._local, "watch", None)
         try:
-            connection = getattr(self._local, "connection", None)
-            if connection is None or self._local.pid != os.getpid():
-                if connection is not None:
-                    abandon(connection)
-                # An own connection: the pragma tells what *others* committed, so it must never commit itself, nor go back to a pool.
-                # Each starts to count anew, so it counts within an epoch of its own: a lost connection never hides a commit.
-                connection = self._open_reader()
-                self._watching.add(connection)
-                self._local.connection, self._local.pid, self._local.epoch = connection, os.getpid(), next(_epochs)
-            return int(self._local.epoch << 40) + int(connection.ask("pragma data_version"))
+            if watch is None or watch.pid != os.getpid():
+                if watch is not None:
+                    abandon(watch)
+                watch = self._local.watch = _Watch(self._open_reader())
+                self._watches.add(watch)
+            return watch.look()
         except sqlite3.Error as error:
-            self._local.connection = None
+            self._local.watch = None
             raise in_our_words(error, self._path) from error
 
     def close(self) -> None:
         self._writer.close()
         self._reader_engine.dispose()
-        for connection in list(self._watching):
-            connection.close()
-        self._local.connection = None
+        for watch in list(self._watches):
+            watch.close()
+        self._local.watch = None
 
     def before_fork(self) -> bool:
         return False
@@ -186,3 +184,27 @@ class SqliteLedger:
                 revision=found,
                 next_step="make it writable and open it once",
             )
+
+
+class _Watch:
+    """One thread's look at whether anything was committed.
+
+    A connection of its own: the pragma tells what *others* committed, so it must never commit itself, nor go back to a pool. Each starts
+    to count anew, so it counts within an epoch of its own: one that was lost never hides a commit. It is closed when its thread ends
+    (a ``sqlite3.Connection`` alone would wait for the collector, since it and its cache of statements hold each other).
+    """
+
+    def __init__(self, connection: TrackedConnection) -> None:
+        self.pid = os.getpid()
+        self._connection = connection
+        self._epoch = next(_epochs)
+
+    def look(self) -> int:
+        return (self._epoch << 40) + int(self._connection.ask("pragma data_version"))
+
+    def close(self) -> None:
+        if self.pid == os.getpid():
+            self._connection.close()
+
+    def __del__(self) -> None:
+        self.close()

@@ -23,8 +23,13 @@ class TrackedConnection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cursors: list[sqlite3.Cursor] = []
+        self.guarded = False
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+        if self.guarded and not self.in_transaction:
+            # SQLite undoes a whole transaction by itself, when the disk is full for one. What a piece of work that overlooks the error
+            # does next would be committed at once, statement by statement.
+            raise sqlite3.OperationalError("the transaction was undone by an earlier error, and this is part of it")
         cursor = super().cursor(factory)
         self._cursors.append(cursor)
         return cursor
@@ -49,7 +54,7 @@ def primary_code(error: BaseException) -> int:
 def in_our_words(error: BaseException, path: Path | None) -> AndonError:
     """What an error of SQLite means."""
     code, text = primary_code(error), str(getattr(error, "orig", None) or error)
-    where = {} if path is None else {"path": path}
+    where: dict[str, Any] = {} if path is None else {"path": path}
     if code == sqlite3.SQLITE_CONSTRAINT:
         return Conflict(f"the ledger refused a record: {text}")
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and path is not None and _no_space(path)):
@@ -62,9 +67,14 @@ def in_our_words(error: BaseException, path: Path | None) -> AndonError:
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"the ledger was locked for {BUSY_TIMEOUT_S:.0f} s by another process", **where)
-    if code in (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) or ("type" in text and "not supported" in text):
+    if too_large(error) or code in (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) or ("type" in text and "not supported" in text):
         return InvalidInput(f"the ledger cannot hold this value: {text}")
     return Unavailable(f"the ledger failed: {text}", **where)
+
+
+def too_large(error: BaseException) -> bool:
+    """Whether this is the driver's complaint about a whole number beyond 64 bits: the one it makes with an error of Python's own."""
+    return isinstance(error, OverflowError) and "SQLite INTEGER" in str(error)
 
 
 def _no_space(path: Path) -> bool:

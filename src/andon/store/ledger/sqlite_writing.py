@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from andon.core.errors import AndonError, CorruptBytes, Unavailable
-from andon.store.ledger.sqlite_driver import BUSY_TIMEOUT_S, TrackedConnection, in_our_words, primary_code, quoted
+from andon.store.ledger.sqlite_driver import BUSY_TIMEOUT_S, TrackedConnection, in_our_words, primary_code, quoted, too_large
 
 CACHE_KIB = 65_536
 WAL_KEPT_BYTES = 64 << 20
@@ -61,6 +61,7 @@ class SqliteSide:
         connection = self._engine.connect()
         raw = connection.connection.driver_connection
         assert isinstance(raw, TrackedConnection)
+        raw.guarded = True
         self._raw, self._identity = raw, self._found()
         return connection
 
@@ -121,7 +122,7 @@ class SqliteSide:
             return  # the log is only large; what is wrong with the disk will be said by the next commit
 
     def driver_error(self, error: BaseException) -> bool:
-        return isinstance(error, DBAPIError | sqlite3.Error)
+        return isinstance(error, DBAPIError | sqlite3.Error) or too_large(error)
 
     def lost(self, error: BaseException) -> bool:  # noqa: ARG002 - there is nothing between us and the file
         return False

@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from sqlalchemy.engine import CursorResult
 
 from andon.core.errors import AndonError, OutcomeUnknown, Unavailable
 from andon.core.faults import point
 from andon.core.forks import follow
+from andon.store.ledger.sides import Side, abandon
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -32,81 +34,7 @@ T = TypeVar("T")
 MAX_GROUP = 1024
 CLOSE_TIMEOUT_S = 60.0
 FORK_TIMEOUT_S = 1.0
-
-_abandoned: Final[list[Any]] = []
-"""A forked child keeps its parent's connections here for ever: to close them, even by garbage collection, is the parent's business."""
-
-
-def abandon(thing: Any) -> None:
-    """In a forked child: never close, never touch, never forget."""
-    _abandoned.append(thing)
-
-
-class Side(Protocol):
-    """What group commit asks of a database. Errors may be the driver's or SQLAlchemy's; ``translate`` knows both.
-
-    The SQLAlchemy connection only carries the pieces' statements; transactions are begun and ended on the driver's own connection, which
-    costs a fifth. SQLAlchemy sees one transaction that never ends, and a piece that tries to end it is refused.
-    """
-
-    def connect(self) -> Connection:
-        """The writing connection."""
-        ...
-
-    def begin(self) -> None:
-        """Start a transaction that holds the database's one writer lock."""
-        ...
-
-    def savepoint(self, verb: str) -> None:
-        """``SAVEPOINT``, ``RELEASE SAVEPOINT`` or ``ROLLBACK TO SAVEPOINT`` of the piece that runs."""
-        ...
-
-    def commit(self) -> None:
-        """Make the transaction durable."""
-        ...
-
-    def rollback(self) -> None:
-        """Undo the transaction; nothing when there is none."""
-        ...
-
-    def state(self) -> Literal["open", "failed", "gone"]:
-        """Whether the transaction goes on, refuses everything but a rollback, or is there no more."""
-        ...
-
-    def tidy(self) -> None:
-        """Close cursors that a piece left open."""
-        ...
-
-    def tend(self) -> None:
-        """Housekeeping between transactions."""
-        ...
-
-    def driver_error(self, error: BaseException) -> bool:
-        """Whether the database said this."""
-        ...
-
-    def lost(self, error: BaseException) -> bool:
-        """Whether this error means that the connection is of no more use."""
-        ...
-
-    def undone(self, error: BaseException) -> bool:
-        """Whether a commit that raised this certainly did nothing."""
-        ...
-
-    def translate(self, error: BaseException) -> AndonError:
-        """The same in our words."""
-        ...
-
-
-def once(side: Side, work: Callable[[Connection], None]) -> None:
-    """Run ``work`` in a transaction of its own, on a connection of its own: for opening a ledger, before there is a writer."""
-    with contextlib.closing(side.connect()) as connection:
-        side.begin()
-        try:
-            work(connection)
-            side.commit()
-        finally:
-            side.rollback()
+FORK_PAUSE_S = 0.0005
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +70,7 @@ class GroupCommit:
         self._queue: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
+        self._fork_waits = False
         self._options: Any = None
         self._working = False
         self._closed = False
@@ -186,7 +115,11 @@ class GroupCommit:
 
     def before_fork(self) -> bool:
         # SQLite and the drivers hold locks of their own while a group is on its way; a child would inherit them locked for ever.
-        return self._committing.acquire(timeout=FORK_TIMEOUT_S)
+        self._fork_waits = True  # a lock knows no order: without this the busy writer would take it again and again
+        try:
+            return self._committing.acquire(timeout=FORK_TIMEOUT_S)
+        finally:
+            self._fork_waits = False
 
     def after_fork_in_parent(self) -> None:
         self._committing.release()
@@ -201,6 +134,8 @@ class GroupCommit:
         open_ = True
         while open_:
             group, open_ = self._next_group()
+            while self._fork_waits:
+                time.sleep(FORK_PAUSE_S)
             with self._committing:
                 group = [piece for piece in group if piece.future.set_running_or_notify_cancel()]
                 try:
@@ -349,9 +284,9 @@ class GroupCommit:
 
     def _fail(self, group: list[_Piece], error: BaseException, *, unknown: bool = False) -> None:
         for piece in group:
-            own = piece.error if piece.error is not None and not unknown else error
+            own = piece.error if piece.error is not None else error
             said: BaseException = own
-            if unknown:
+            if unknown and piece.error is None:
                 said = OutcomeUnknown(f"the commit broke off, and may or may not have happened: {self._translated(own).message}")
                 said.__cause__ = own
             elif self._side.driver_error(own):

@@ -67,7 +67,9 @@ class MemoryTables:
 
     def scan(self, table: str, *, start_us: int | None = None, end_us: int | None = None, as_of: int | None = None) -> pa.Table:
         """See ``Tables.scan``."""
-        return self.query(f'select * from "{check_table(table)}" order by event_time, arrival_time', as_of=as_of, start_us=start_us, end_us=end_us)
+        return self.query(
+            f'select * from "{check_table(table)}" order by event_time, arrival_time', as_of=as_of, start_us=start_us, end_us=end_us
+        )
 
     def names(self) -> list[str]:
         """See ``Tables.names``."""
