@@ -55,7 +55,7 @@ async def app(scope, receive, send):
 
 listener = socket.socket(); listener.bind(("127.0.0.1", 0)); listener.listen(1024)
 print("floor on http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
-config = uvicorn.Config(app, http="httptools", loop="uvloop", access_log=False, log_config=None, lifespan="off")
+config = uvicorn.Config(app, http="httptools", loop="uvloop", access_log=False, log_config=None, lifespan="off", proxy_headers=False)
 uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 """
 SERVE = "import sys; from andon.api.serving_server import serve; from andon.core.settings import load; serve(load(sys.argv[1]), 'bench')"

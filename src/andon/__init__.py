@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from andon.operations.labelling import labels
     from andon.operations.looking import diff, history, lineage, resolve, show
     from andon.operations.moving import alias, deploy, rollback, waive
+    from andon.operations.pipelines import run_pipeline
     from andon.operations.releasing import release
     from andon.operations.runs import run
     from andon.operations.session import use
@@ -54,6 +55,7 @@ _WHERE = {
     "resolve": "andon.operations.looking",
     "rollback": "andon.operations.moving",
     "run": "andon.operations.runs",
+    "run_pipeline": "andon.operations.pipelines",
     "seed": "andon.tracking",
     "show": "andon.operations.looking",
     "step": "andon.pipelines",
@@ -89,6 +91,7 @@ __all__ = [
     "resolve",
     "rollback",
     "run",
+    "run_pipeline",
     "seed",
     "show",
     "step",

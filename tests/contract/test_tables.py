@@ -604,3 +604,13 @@ def test_only_known_engines_are_opened(tmp_path: Path, clock: ManualClock, ledge
     with pytest.raises(InvalidSettings):
         open_tables(ledger, "file://tables", "memory:", tmp_path, clock, Ids(clock))
     assert not (tmp_path / "tables").exists()
+
+
+def test_changes_tells_of_new_rows_and_of_nothing_else(tables: Any) -> None:
+    before = tables.changes()
+    assert tables.changes() == before
+    tables.append("a", batch([1]))
+    after = tables.changes()
+    assert after != before
+    tables.query('select count(*) from "a"')
+    assert tables.changes() == after

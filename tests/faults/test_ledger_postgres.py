@@ -184,10 +184,14 @@ def test_hanging_up_all_the_time_under_load(ledger: PostgresLedger, hang_up: Han
 
 
 def test_a_reader_that_is_cut_off_is_told(ledger: PostgresLedger, hang_up: Hang) -> None:
-    with pytest.raises(Unavailable), ledger.read() as connection:
-        connection.execute(select(tag_changes)).all()
-        hang_up()
-        connection.execute(select(tag_changes)).all()
+    def read() -> None:
+        with ledger.read() as connection:
+            connection.execute(select(tag_changes)).all()
+            hang_up()
+            connection.execute(select(tag_changes)).all()
+
+    with pytest.raises(Unavailable):
+        read()
     assert there(ledger) == set()
 
 

@@ -49,9 +49,9 @@ class Line:
         self.now_us = self.launch_us
         gate_us = self.launch_us - GATE_DAYS * DAY_US
         self.table = self.history.table(gate_us - TRAIN_DAYS * DAY_US, gate_us)
-        self.snapshot = training.validated(self.table, "bikes-training").snapshot
+        trained = training.trained(self.table, self.seed)
+        self.snapshot, self.model = trained["snapshot"], trained["model"]
         self.evaluation = andon.register_dataset("bikes-gate", self.history.table(gate_us, self.launch_us), event_time=bikes.EVENT_TIME)
-        self.model, _ = training.train(self.snapshot, self.seed)
         # Lenient, so that a line can be started in any season: what is under test here is what happens after the gate.
         register_policy(
             self.store, "gate/lenient", GatePolicy((Rule(BeatsBaseline(metric="mae", ratio=2.0)), Rule(NotWorse(metric="mae")))), actor=ANA
@@ -63,7 +63,7 @@ class Line:
         return andon.release(
             bikes.SERVICE,
             model=self.model,
-            data=str(self.snapshot.address),
+            data=self.snapshot,
             evaluation=str(self.evaluation.address),
             label=bikes.LABEL,
             event_time=bikes.EVENT_TIME,

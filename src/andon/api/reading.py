@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import MediaType, get
-from litestar.params import Dependency, Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from andon.api.guard import name_in
@@ -21,9 +22,10 @@ from andon.registry.lineage import Direction
 from andon.releases import Turn, turns
 from andon.store import Store
 
-Given = Annotated[Store, Dependency(skip_validation=True)]
-Watching = Annotated[Watcher, Dependency(skip_validation=True)]
-Limit = Annotated[int, Parameter(ge=1, le=1000)]
+Given = NamedDependency[SkipValidation[Store]]
+Watching = NamedDependency[SkipValidation[Watcher]]
+Maybe = FromQuery[str | None]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000)]
 
 
 @get("/api/v1/line", sync_to_thread=True, summary="Every service's light, every station's count, what changed last")
@@ -39,34 +41,34 @@ def get_services(store: Given) -> list[showing.ServiceLight]:
 
 
 @get("/api/v1/services/{name:str}", sync_to_thread=True, summary="One service, whole")
-def get_service(store: Given, name: str) -> showing.ServiceView:
+def get_service(store: Given, name: FromPath[str]) -> showing.ServiceView:
     """Channels, turns, replicas, live quality, drift, data quality, traffic, incidents."""
     return showing.service_view(store, name_in(name))
 
 
 @get("/api/v1/services/{name:str}/history", sync_to_thread=True, summary="Every turn of every channel")
-def get_history(store: Given, name: str) -> list[Turn]:
+def get_history(store: Given, name: FromPath[str]) -> list[Turn]:
     """Every time a release came to hold a channel, oldest first."""
     showing.check_service(store, name_in(name))
     return list(turns(store, name_in(name)))
 
 
 @get("/api/v1/releases/{name:str}/{version:str}", sync_to_thread=True, summary="One release, whole")
-def get_release(store: Given, name: str, version: str) -> showing.ReleaseView:
+def get_release(store: Given, name: FromPath[str], version: FromPath[str]) -> showing.ReleaseView:
     """Everything pinned, verdicts, waivers, state, and the difference from the last good one. ``version`` may be ``latest``."""
     return showing.release_view(store, Address.parse(f"release:{name_in(name)}@{version}"))
 
 
 @get("/api/v1/runs", sync_to_thread=True, summary="Runs, newest first")
 def get_runs(
-    store: Given, experiment: str | None = None, status: str | None = None, before_us: int | None = None, limit: Limit = 100
+    store: Given, experiment: Maybe = None, status: Maybe = None, before_us: FromQuery[int | None] = None, limit: Limit = 100
 ) -> showing.RunsView:
     """Runs; pass ``next_before_us`` back as ``before_us`` for more."""
     return showing.runs_view(store, experiment=experiment, status=status, before_us=before_us, limit=limit)
 
 
 @get("/api/v1/runs/{id:str}", sync_to_thread=True, summary="One run, whole")
-def get_run(store: Given, id: str) -> showing.RunView:  # noqa: A002 - the name in the path
+def get_run(store: Given, id: FromPath[str]) -> showing.RunView:  # noqa: A002 - the name in the path
     """Facts, params, metrics, artifacts, what is missing, what came of it."""
     return showing.run_view(store, Address.parse(f"run:{id}"))
 
@@ -74,53 +76,53 @@ def get_run(store: Given, id: str) -> showing.RunView:  # noqa: A002 - the name 
 @get("/api/v1/runs/{id:str}/series", sync_to_thread=True, summary="The points of one metric")
 def get_series(
     store: Given,
-    id: str,  # noqa: A002 - the name in the path
-    key: str,
-    limit: Annotated[int, Parameter(ge=4, le=100_000)] = 2_000,
+    id: FromPath[str],  # noqa: A002 - the name in the path
+    key: FromQuery[str],
+    limit: Annotated[int, QueryParameter(ge=4, le=100_000)] = 2_000,
 ) -> showing.SeriesPoints:
     """Points by step; thinned to the extremes of each stretch when there are more than ``limit``."""
     return showing.series_points(store, Address.parse(f"run:{id}"), key, limit=limit)
 
 
 @get("/api/v1/entries/{kind:str}", sync_to_thread=True, summary="Names of one kind")
-def get_entries(store: Given, kind: str, prefix: str = "", limit: Limit = 1000) -> list[showing.EntryRow]:
+def get_entries(store: Given, kind: FromPath[str], prefix: FromQuery[str] = "", limit: Limit = 1000) -> list[showing.EntryRow]:
     """Names with their heads and aliases."""
     return list(showing.entry_rows(store, kind, prefix=prefix, limit=limit))
 
 
 @get("/api/v1/show", sync_to_thread=True, summary="Whatever an address names")
-def get_show(store: Given, address: str) -> Any:
+def get_show(store: Given, address: FromQuery[str]) -> Any:
     """What ``andon show ADDRESS --json`` prints."""
     return msgspec.to_builtins(showing.show(store, address))
 
 
 @get("/api/v1/lineage", sync_to_thread=True, summary="What a thing was made from, and what was made from it")
-def get_lineage(store: Given, address: str, direction: Direction = "both", limit: Limit = 200) -> showing.LineageView:
+def get_lineage(store: Given, address: FromQuery[str], direction: FromQuery[Direction] = "both", limit: Limit = 200) -> showing.LineageView:
     """Nodes and edges around an address, breadth first."""
     return showing.lineage_view(store, address, direction, limit=limit)
 
 
 @get("/api/v1/diff", sync_to_thread=True, summary="The differences between two versions")
-def get_diff(store: Given, a: str, b: str) -> list[Change]:
+def get_diff(store: Given, a: FromQuery[str], b: FromQuery[str]) -> list[Change]:
     """By path: ``before`` null was added, ``after`` null was removed."""
     return diff(store, a, b)
 
 
 @get("/api/v1/incidents", sync_to_thread=True, summary="Incidents, open ones first")
-def get_incidents(store: Given, service: str | None = None, limit: Limit = 200) -> list[showing.IncidentRow]:
+def get_incidents(store: Given, service: Maybe = None, limit: Limit = 200) -> list[showing.IncidentRow]:
     """Incidents, open ones first and then newest first."""
     return list(showing.incidents_view(store, service=service, limit=limit))
 
 
 @get("/api/v1/incidents/{id:str}", sync_to_thread=True, summary="One incident, whole")
-def get_incident(store: Given, id: str) -> showing.IncidentView:  # noqa: A002 - the name in the path
+def get_incident(store: Given, id: FromPath[str]) -> showing.IncidentView:  # noqa: A002 - the name in the path
     """Timeline, finding, evidence and actions."""
     return showing.incident_view(store, Address.parse(f"incident:{id}"))
 
 
 @get("/api/v1/verdicts", sync_to_thread=True, summary="Verdicts, newest first")
 def get_verdicts(
-    store: Given, subject: str | None = None, check: str | None = None, status: Status | None = None, limit: Limit = 100
+    store: Given, subject: Maybe = None, check: Maybe = None, status: FromQuery[Status | None] = None, limit: Limit = 100
 ) -> list[Verdict]:
     """Verdicts on one subject (an address) or on all."""
     wanted: tuple[Status, ...] = ("pass", "warn", "fail", "undecided") if status is None else (status,)
@@ -136,7 +138,7 @@ def get_health(store: Given) -> dict[str, Literal["ready"]]:
 
 
 @get("/api/v1/events", media_type="text/event-stream", summary="Notices of change, as server-sent events")
-async def get_events(watcher: Watching, beat_s: float = 10.0) -> Stream:
+async def get_events(watcher: Watching, beat_s: FromQuery[float] = 10.0) -> Stream:
     """``event: changed`` with ``{"seq", "changed": […]}`` when something moved, ``event: beat`` now and then. Reconnect at will."""
     if not 0.05 <= beat_s <= 60:
         raise InvalidInput("between 0.05 and 60 seconds", field="beat_s", got=beat_s)

@@ -98,6 +98,7 @@ async def _serve(front: Front, settings: Settings, listener: socket.socket, read
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here looks at the client's address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S),
     )
@@ -244,6 +245,7 @@ async def _tidy_up(front: Front) -> None:
         await asyncio.sleep(0.1)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # a batch of requests makes some thousands of short-lived objects and no cycles
     with contextlib.suppress(AttributeError, OSError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
 

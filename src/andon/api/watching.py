@@ -137,7 +137,7 @@ class _Marks:
                 "verdicts": c.execute(select(func.max(s.verdicts.c.id))).scalar(),
                 "registry": c.execute(select(func.max(s.versions.c.created_us))).scalar(),
                 "runs": (c.execute(select(func.max(s.runs.c.started_us))).scalar(), c.execute(select(func.max(s.series.c.id))).scalar()),
-                "replicas": c.execute(select(func.count(), func.max(s.replicas.c.seen_us))).one()._tuple(),
+                "replicas": tuple(c.execute(select(func.count(), func.max(s.replicas.c.seen_us))).one()),
             }
         moved = {key for key, value in marks.items() if value != self._marks.get(key)}
         self._marks, self._events = marks, found

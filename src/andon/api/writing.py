@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, delete, post
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
 
 from andon import registry
 from andon.api.bodies import Cord, Deploy, Done, Labels, MoveAlias, Rollback, SetTag, Waive
@@ -20,7 +21,7 @@ from andon.operations import moving, showing, watching
 from andon.releases import ANY_HOLDER, Moved
 
 WRITERS = frozenset({"person", "token"})
-By = Annotated[Actor, Dependency(skip_validation=True)]
+By = NamedDependency[SkipValidation[Actor]]
 
 
 def actor_of(request: Request[Any, Any, Any]) -> Actor:
@@ -45,7 +46,7 @@ def expectation(text: str | None) -> Any:
 
 
 @post("/api/v1/services/{name:str}/deploy", sync_to_thread=True, status_code=200, summary="Give a channel to a release")
-def post_deploy(store: Given, actor: By, name: str, data: Deploy) -> Moved:
+def post_deploy(store: Given, actor: By, name: FromPath[str], data: JSONBody[Deploy]) -> Moved:
     """Refused (409) unless its gate let it through or a person waived it; nothing has moved then."""
     at = Address.parse(data.release, kind="release")
     if at.name != name_in(name):
@@ -56,7 +57,7 @@ def post_deploy(store: Given, actor: By, name: str, data: Deploy) -> Moved:
 
 
 @post("/api/v1/services/{name:str}/rollback", sync_to_thread=True, status_code=200, summary="Put the last good release back")
-def post_rollback(store: Given, actor: By, name: str, data: Rollback) -> Moved:
+def post_rollback(store: Given, actor: By, name: FromPath[str], data: JSONBody[Rollback]) -> Moved:
     """An alias flip. The release that is left is marked rejected, and comes back only by a waiver."""
     showing.check_service(store, name_in(name))
     return moving.rollback(
@@ -73,14 +74,14 @@ def post_rollback(store: Given, actor: By, name: str, data: Rollback) -> Moved:
 
 
 @post("/api/v1/services/{name:str}/cord", sync_to_thread=True, summary="Pull the cord: open an incident")
-def post_cord(store: Given, actor: By, name: str, data: Cord) -> Done:
+def post_cord(store: Given, actor: By, name: FromPath[str], data: JSONBody[Cord]) -> Done:
     """Opens an incident and has it triaged."""
     showing.check_service(store, name_in(name))
     return Done(done="opened", detail=watching.cord(Address("service", name_in(name)), why=data.reason, store=store, actor=actor))
 
 
 @post("/api/v1/services/{name:str}/labels", sync_to_thread=True, status_code=200, summary="Record labels that came late")
-def post_labels(store: Given, actor: By, name: str, data: Labels) -> Done:
+def post_labels(store: Given, actor: By, name: FromPath[str], data: JSONBody[Labels]) -> Done:
     """On disk when this answers. None is kept when one is wrong; the error names it."""
     showing.check_service(store, name_in(name))
     read = [
@@ -96,14 +97,14 @@ def post_labels(store: Given, actor: By, name: str, data: Labels) -> Done:
 
 
 @post("/api/v1/releases/{name:str}/{version:str}/waive", sync_to_thread=True, status_code=200, summary="Let a refused release be deployed")
-def post_waive(store: Given, actor: By, name: str, version: str, data: Waive) -> Done:
+def post_waive(store: Given, actor: By, name: FromPath[str], version: FromPath[str], data: JSONBody[Waive]) -> Done:
     """Only a person may. It changes what happens, never the verdict."""
     at = Address.parse(f"release:{name_in(name)}@{version}")
     return Done(done="waived", detail=moving.waive(at, why=data.reason, lasting=data.lasting, store=store, actor=actor))
 
 
 @post("/api/v1/aliases", sync_to_thread=True, status_code=200, summary="Move or remove an alias")
-def post_alias(store: Given, actor: By, data: MoveAlias) -> registry.Move:
+def post_alias(store: Given, actor: By, data: JSONBody[MoveAlias]) -> registry.Move:
     """409 when it has moved since you looked. A service's channels move by deploying and rolling back."""
     import msgspec
 
@@ -119,14 +120,14 @@ def post_alias(store: Given, actor: By, data: MoveAlias) -> registry.Move:
 
 
 @post("/api/v1/tags", sync_to_thread=True, status_code=200, summary="Set or remove a tag")
-def post_tag(store: Given, actor: By, data: SetTag) -> Done:
+def post_tag(store: Given, actor: By, data: JSONBody[SetTag]) -> Done:
     """On anything that has an address; the change is journaled."""
     registry.set_tag(store, data.address, data.key, data.value, actor=actor, reason=data.reason)
     return Done(done="removed" if data.value is None else "set")
 
 
 @delete("/api/v1/versions", sync_to_thread=True, status_code=200, summary="Delete a version; its tombstone stays")
-def delete_version(store: Given, actor: By, address: str, reason: str) -> Done:
+def delete_version(store: Given, actor: By, address: FromQuery[str], reason: FromQuery[str]) -> Done:
     """409 while an alias or a living release needs it."""
     at = Address.parse(address)
     if at.version is None:

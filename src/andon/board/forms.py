@@ -6,13 +6,11 @@ drawn, so that nobody rolls back something they have not seen.
 
 from __future__ import annotations
 
-from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
 from litestar import Response, post
-from litestar.enums import RequestEncodingType
-from litestar.params import Body
+from litestar.params import FromPath, URLEncodedBody
 from litestar.response import Redirect
 
 from andon.api.guard import name_in
@@ -35,7 +33,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     expected: str | None = None
 
 
-Form = Annotated[Act, Body(media_type=RequestEncodingType.URL_ENCODED)]
+Form = URLEncodedBody[Act]
 
 
 def _reason(data: Act) -> str:
@@ -45,7 +43,7 @@ def _reason(data: Act) -> str:
 
 
 @post("/services/{name:str}/rollback", include_in_schema=False, sync_to_thread=True)
-def post_rollback(store: Given, actor: By, name: str, data: Form) -> Response[str] | Redirect:
+def post_rollback(store: Given, actor: By, name: FromPath[str], data: Form) -> Response[str] | Redirect:
     """Put the last good release back."""
     service = name_in(name)
     try:
@@ -61,7 +59,7 @@ def post_rollback(store: Given, actor: By, name: str, data: Form) -> Response[st
 
 
 @post("/services/{name:str}/deploy", include_in_schema=False, sync_to_thread=True)
-def post_deploy(store: Given, actor: By, name: str, data: Form) -> Response[str] | Redirect:
+def post_deploy(store: Given, actor: By, name: FromPath[str], data: Form) -> Response[str] | Redirect:
     """Give production to a release."""
     service = name_in(name)
     try:
@@ -75,7 +73,7 @@ def post_deploy(store: Given, actor: By, name: str, data: Form) -> Response[str]
 
 
 @post("/services/{name:str}/cord", include_in_schema=False, sync_to_thread=True)
-def post_cord(store: Given, actor: By, name: str, data: Form) -> Response[str] | Redirect:
+def post_cord(store: Given, actor: By, name: FromPath[str], data: Form) -> Response[str] | Redirect:
     """Open an incident."""
     service = name_in(name)
     try:
@@ -86,7 +84,7 @@ def post_cord(store: Given, actor: By, name: str, data: Form) -> Response[str] |
 
 
 @post("/releases/{name:str}/{version:str}/waive", include_in_schema=False, sync_to_thread=True)
-def post_waive(store: Given, actor: By, name: str, version: str, data: Form) -> Response[str] | Redirect:
+def post_waive(store: Given, actor: By, name: FromPath[str], version: FromPath[str], data: Form) -> Response[str] | Redirect:
     """Let a refused release be deployed for a week."""
     address = f"release:{name_in(name)}@{version}"
     try:
@@ -97,7 +95,7 @@ def post_waive(store: Given, actor: By, name: str, version: str, data: Form) -> 
 
 
 @post("/incidents/{id:str}/rollback", include_in_schema=False, sync_to_thread=True)
-def post_incident_rollback(store: Given, actor: By, id: str, data: Form) -> Response[str] | Redirect:  # noqa: A002 - the name in the path
+def post_incident_rollback(store: Given, actor: By, id: FromPath[str], data: Form) -> Response[str] | Redirect:  # noqa: A002 - the name in the path
     """Do what the incident recommends."""
     view = showing.incident_view(store, Address.parse(f"incident:{id}"))
     action = next((action for action in view.actions if action.verb == "rollback"), None)

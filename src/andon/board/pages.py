@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from litestar import Request, Response, get
+from litestar import Response, get
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from andon.api.guard import CONTENT_POLICY, SANDBOX_POLICY, name_in
@@ -59,7 +60,7 @@ def _headline(view: showing.LineView) -> tuple[str, str, str]:
 
 
 @get("/runs", include_in_schema=False, sync_to_thread=True)
-def runs_page(store: Given, experiment: str | None = None, before_us: int | None = None) -> Response[str]:
+def runs_page(store: Given, experiment: FromQuery[str | None] = None, before_us: FromQuery[int | None] = None) -> Response[str]:
     """Runs."""
     view = showing.runs_view(store, experiment=experiment or None, before_us=before_us)
     metrics, params = _shared_keys([run.metrics for run in view.runs], 3), _shared_keys([run.params for run in view.runs], 3)
@@ -76,7 +77,7 @@ def _shared_keys(rows: list[Any], most: int) -> list[str]:
 
 
 @get("/runs/{id:str}", include_in_schema=False, sync_to_thread=True)
-def run_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+def run_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - the name in the path
     """One run."""
     view = showing.run_view(store, Address.parse(f"run:{id}"))
     lineage = showing.lineage_view(store, f"run:{id}")
@@ -111,7 +112,7 @@ def _groups(series: tuple[showing.SeriesRow, ...]) -> list[list[str]]:
 
 
 @get("/runs/{id:str}/artifacts/{path:path}", include_in_schema=False, sync_to_thread=True)
-def get_artifact(store: Given, id: str, path: str) -> Stream:  # noqa: A002 - the name in the path
+def get_artifact(store: Given, id: FromPath[str], path: FromPath[str]) -> Stream:  # noqa: A002 - the name in the path
     """A run's file, to be saved and never shown: it holds whatever the run wrote."""
     wanted = path.lstrip("/").replace("%2F", "/")
     found = next((one for one in showing.run_view(store, f"run:{id}").artifacts if one.path == wanted), None)
@@ -134,7 +135,7 @@ def registry_page(store: Given) -> Response[str]:
 
 
 @get("/registry/{kind:str}", include_in_schema=False, sync_to_thread=True)
-def kind_page(store: Given, kind: str) -> Response[str]:
+def kind_page(store: Given, kind: FromPath[str]) -> Response[str]:
     """The names of one kind."""
     return _names(store, kind)
 
@@ -146,14 +147,14 @@ def _names(store: Store, kind: str | None) -> Response[str]:
 
 
 @get("/registry/{kind:str}/{name:str}", include_in_schema=False, sync_to_thread=True)
-def entry_page(store: Given, kind: str, name: str, at: str | None = None) -> Response[str]:
+def entry_page(store: Given, kind: FromPath[str], name: FromPath[str], at: FromQuery[str | None] = None) -> Response[str]:
     """One name."""
     view = showing.entry_view(store, Address.parse(f"{kind}:{name_in(name)}" + (f"@{at}" if at else "")))
     return page("entry.html", store, section="registry", view=view, graph=lineage_graph(view.lineage))
 
 
 @get("/releases/{name:str}/{version:str}", include_in_schema=False, sync_to_thread=True)
-def release_page(store: Given, name: str, version: str) -> Response[str]:
+def release_page(store: Given, name: FromPath[str], version: FromPath[str]) -> Response[str]:
     """One release."""
     return show_release(store, f"release:{name_in(name)}@{version}")
 
@@ -175,9 +176,9 @@ def show_release(store: Store, address: str, *, problem: AndonError | None = Non
 
 
 @get("/services/{name:str}", include_in_schema=False, sync_to_thread=True)
-def service_page(request: Request[Any, Any, Any], store: Given, name: str) -> Response[str]:
+def service_page(store: Given, name: FromPath[str], done: FromQuery[str] = "") -> Response[str]:
     """One service."""
-    return show_service(store, name_in(name), done=request.query_params.get("done", ""))
+    return show_service(store, name_in(name), done=done)
 
 
 def show_service(
@@ -239,7 +240,7 @@ def incidents_page(store: Given) -> Response[str]:
 
 
 @get("/incidents/{id:str}", include_in_schema=False, sync_to_thread=True)
-def incident_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+def incident_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - the name in the path
     """One incident."""
     return show_incident(store, id)
 
@@ -265,7 +266,7 @@ def show_incident(store: Store, id_: str, *, problem: AndonError | None = None, 
 
 
 @get("/verdicts/{id:str}", include_in_schema=False, sync_to_thread=True)
-def verdict_page(store: Given, id: str) -> Response[str]:  # noqa: A002 - the name in the path
+def verdict_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - the name in the path
     """One verdict."""
     view = showing.verdict_view(store, Address.parse(f"verdict:{id}"))
     values = [one.value for one in (*reversed(view.earlier), view.verdict)]

@@ -7,6 +7,7 @@ from importlib import metadata, resources
 from typing import Any
 
 from litestar import Request, Response, get
+from litestar.params import FromPath
 
 from andon.core.digests import digest_bytes
 from andon.core.errors import NotFound
@@ -44,7 +45,7 @@ def plotly_url() -> str:
 
 
 @get("/static/{name:str}", include_in_schema=False, sync_to_thread=True)
-def get_static(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+def get_static(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """One of the named files, and nothing else."""
     if name == "plotly.min.js":
         data, version = _plotly()

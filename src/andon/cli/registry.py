@@ -98,7 +98,9 @@ def diff(store: Store, a: str, b: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("address")
-@click.option("--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True)
+@click.option(
+    "--direction", type=click.Choice(["up", "down", "both"]), default="both", show_default=True, help="Parents, children, or both."
+)
 @common
 @with_store
 def lineage(store: Store, address: str, direction: Any, as_json: bool) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import andon
-from andon import registry
 from andon.core.clocks import DAY_US
 from andon.core.verdicts import Answer
 from andon.demo import bikes, training
@@ -44,8 +42,8 @@ class Acts:
         self.world = World(store, self.history)
         self.fault_words, self.fault = FAULTS[fault]
         self.staged: list[Staged] = []
-        self.first: Any = None
-        self.evaluation: Any = None
+        self.snapshot = ""
+        self.evaluation = ""
         self.model = ""
         self.fixed_us: int | None = None
         self.retrained: list[int] = []
@@ -57,19 +55,16 @@ class Acts:
         """Data, run, model, gate, release, deploy."""
         tell = self.teller
         tell.heading("1. A tracked run, a model, a gate, a release")
-        table = self.history.table(*(bikes.day_us(day) for day in TRAINING))
-        checked = training.validated(table, "bikes-training")
-        if checked.dropped_us:
-            days = ", ".join(bikes.date_of(day) for day in checked.dropped_us)
-            tell.say(f"data validation refused {days}: {_first_words(checked.first_try)}; trained without")
-        self.first = checked.snapshot
+        trained = training.trained(self.history.table(*(bikes.day_us(day) for day in TRAINING)), self.seed)
+        if trained["dropped"]:
+            tell.say(f"data validation refused {', '.join(trained['dropped'])}: {trained['said']}; trained without")
         gate_table = self.history.table(*(bikes.day_us(day) for day in GATE))
-        self.evaluation = andon.register_dataset("bikes-gate", gate_table, event_time=bikes.EVENT_TIME)
-        self.model, run = training.train(self.first, self.seed)
+        self.evaluation = str(andon.register_dataset("bikes-gate", gate_table, event_time=bikes.EVENT_TIME).address)
+        self.snapshot, self.model, run = trained["snapshot"], trained["model"], trained["run"]
         complete = completeness_of(self.store, run.removeprefix("run:"))
         missing = f"; missing: {', '.join(part.name for part in complete.parts if not part.present)}" if complete.score < 1 else ""
-        tell.say(f"{run} made {self.model} from {self.first.address}; completeness {complete.score:.0%}{missing}")
-        made = training.release(self.model, self.first, self.evaluation, why="the first release")
+        tell.say(f"{run} made {self.model} from {self.snapshot}; completeness {complete.score:.0%}{missing}")
+        made = training.release(self.model, self.snapshot, self.evaluation, why="the first release")
         tell.verdicts([item.verdict for item in made.judged])
         andon.deploy(made.address, why="launch", event_time=LAUNCH)
         tell.say(f"{made.address} ({made.digest[:15]}) pins model, code, environment and data, and holds service:bikes@production")
@@ -115,9 +110,7 @@ class Acts:
     def _ship_the_shifted_release(self, day_us: int) -> None:
         tell, date = self.teller, bikes.date_of(day_us)
         tell.say(f"{date}  (the script: a new release whose transform takes one from every hour; its unit tests pass)")
-        made = training.release(
-            self.model, self.first, self.evaluation, code="shifted", why="hours counted from 1", strict=False, environment=None
-        )
+        made = training.release(self.model, self.snapshot, self.evaluation, code="shifted", why="hours counted from 1", strict=False)
         tell.verdicts([item.verdict for item in made.judged])
         said = {Answer.NO: "refused", Answer.UNDECIDED: "not let through", Answer.GO: "let through"}[made.answer]
         tell.say(f"{date}  the gate, scoring through the serving transform: {made.address} is {said}")
@@ -157,7 +150,6 @@ class Acts:
         )
         tell.verdicts([item.verdict for item in made.judged])
         andon.deploy(made.address, why=f"incident:{event.body['incident']}: retrained", event_time=now_us)
-        self.first, self.evaluation = registry.get(self.store, made.manifest.data[0].address), None
         self.retrained.append(now_us)
         tell.say(f"{date}  the challenger passed the gate: {made.address} holds production")
 
@@ -227,11 +219,6 @@ class Acts:
 
     def _state(self) -> IncidentsState:
         return state_of(self.store, bikes.SERVICE)
-
-
-def _first_words(verdict: Any) -> str:
-    rows = [row for table in verdict.evidence for row in table.rows]
-    return str(rows[0][-1]) if rows else str(verdict.message)
 
 
 def _short(folder: Path) -> str:

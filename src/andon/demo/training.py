@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 import andon
@@ -20,32 +19,29 @@ from andon.telemetry import served_rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from andon.registry import Version
     from andon.releases import Made
 
 RETRAIN_DAYS, HOLDOUT_DAYS = 180, 14
 
 
-class Validated(msgspec.Struct, frozen=True):
-    """A training snapshot that data validation lets through, what it said of the first try, and the days that had to go."""
+@andon.step
+def validate(table: Any) -> dict[str, Any]:
+    """Register a training snapshot; where data validation refuses days, register it again without them.
 
-    snapshot: Any
-    first_try: Verdict
-    dropped_us: tuple[int, ...]
-
-
-def validated(table: pa.Table, name: str) -> Validated:
-    """Register a training snapshot; where data validation refuses days, register it again without them."""
-    first = andon.register_dataset(name, table, event_time=bikes.EVENT_TIME)
-    verdict, days = _validate(table, str(first.address))
+    Gives the snapshot's address, what validation said of the first try, and the days that had to go.
+    """
+    first = andon.register_dataset("bikes-training", table, event_time=bikes.EVENT_TIME)
+    verdict, days = _judge(table, str(first.address))
     if verdict.status != "fail" or not days:
-        return Validated(first, verdict, ())
+        return {"snapshot": str(first.address), "said": verdict.message, "dropped": []}
     kept = bikes.without_days(table, days)
-    second = andon.register_dataset(name, kept, event_time=bikes.EVENT_TIME, why=f"without {len(days)} broken days")
-    return Validated(second, verdict, tuple(days))
+    second = andon.register_dataset("bikes-training", kept, event_time=bikes.EVENT_TIME, why=f"without {len(days)} broken days")
+    rows = [row for found in verdict.evidence for row in found.rows]
+    said = str(rows[0][-1]) if rows else verdict.message
+    return {"snapshot": str(second.address), "said": said, "dropped": [bikes.date_of(day) for day in days]}
 
 
-def _validate(table: pa.Table, subject: str) -> tuple[Verdict, list[int]]:
+def _judge(table: pa.Table, subject: str) -> tuple[Verdict, list[int]]:
     import pyarrow as pa
 
     columns = {name: table[name].to_numpy() for name in bikes.FEATURES}
@@ -54,29 +50,38 @@ def _validate(table: pa.Table, subject: str) -> tuple[Verdict, list[int]]:
     return judge_training_data(rows, subject=subject, policy=policy), list(suspect_days(rows, policy))
 
 
-def train(snapshot: Version, seed: int) -> tuple[str, str]:
-    """Train on a registered snapshot in a tracked run; returns the model's and the run's addresses."""
-    with andon.run("bikes", name=f"bikes from {snapshot.address}", params={"learner": "HistGradientBoosting", "max_iter": 120}) as run:
+@andon.step
+def fit(snapshot: str, seed: int) -> dict[str, str]:
+    """Train on a registered snapshot in a tracked run; gives the model's and the run's addresses."""
+    with andon.run("bikes", name=f"bikes from {snapshot}", params={"learner": "HistGradientBoosting", "max_iter": 120}) as run:
         andon.seed(seed)
-        table = andon.dataset(str(snapshot.address)).table()
+        table = andon.dataset(snapshot).table()
         run.log_params({"rows": table.num_rows, "seed": seed})
         model = bikes.fit(table, seed, run.log)
         version = run.log_model(model, name="bikes", input_example=bikes.example(table), signature=bikes.SIGNATURE)
-    return str(version.address), run.address
+    return {"model": str(version.address), "run": run.address}
 
 
-def release(model: str, snapshot: Version, evaluation: Version, *, code: str = "good", why: str, **options: Any) -> Made:
-    """Release a model with one of the two versions of the serving code."""
-    return andon_release(model, snapshot, evaluation, code, why, options)
+@andon.pipeline(name="bikes-training")
+def bikes_training(table: Any, seed: int) -> dict[str, Any]:
+    """From a table of hours to a model: validate, then train."""
+    checked = validate(table)
+    return {**checked, **fit(checked["snapshot"], seed)}
 
 
-def andon_release(model: str, snapshot: Version, evaluation: Version, code: str, why: str, options: dict[str, Any]) -> Made:
-    """The call that any user would write."""
+def trained(table: pa.Table, seed: int) -> dict[str, Any]:
+    """Run the pipeline; unchanged steps come from its cache."""
+    value: dict[str, Any] = andon.run_pipeline(bikes_training, table, seed).value
+    return value
+
+
+def release(model: str, snapshot: str, evaluation: str, *, code: str = "good", why: str, **options: Any) -> Made:
+    """Release a model with one of the two versions of the serving code: the call that any user would write."""
     return andon.release(
         bikes.SERVICE,
         model=model,
-        data=str(snapshot.address),
-        evaluation=str(evaluation.address),
+        data=snapshot,
+        evaluation=evaluation,
         label=bikes.LABEL,
         event_time=bikes.EVENT_TIME,
         baseline=bikes.BASELINE,
@@ -115,7 +120,6 @@ def retrain(store: Store, history: pa.Table, now_us: int, seed: int, why: str) -
     table = labelled_since(store, history, now_us - RETRAIN_DAYS * DAY_US, now_us)
     event_us = table[bikes.EVENT_TIME].cast(pa.int64()).to_numpy()
     newest = pa.array(event_us >= now_us - (HOLDOUT_DAYS + 1) * DAY_US)
-    snapshot = validated(table.filter(pa.compute.invert(newest)), "bikes-training").snapshot
+    made = trained(table.filter(pa.compute.invert(newest)), seed)
     evaluation = andon.register_dataset("bikes-gate", table.filter(newest), event_time=bikes.EVENT_TIME)
-    model, _ = train(snapshot, seed)
-    return release(model, snapshot, evaluation, why=why)
+    return release(made["model"], made["snapshot"], str(evaluation.address), why=why)

@@ -54,6 +54,7 @@ class IncidentController:
         self._late = LateReplay() if replay is None else None
         self.watcher = Watcher(self._late or replay)  # type: ignore[arg-type]  # one of the two is there
         self._holder = Ids().new()
+        self._seen: int | None = None
 
     def close(self) -> None:
         """End the runners that replays started."""
@@ -61,10 +62,16 @@ class IncidentController:
             self._late.close()
 
     def tick(self, store: Store) -> bool:
-        """Judge one due window of every service; whether there was any."""
+        """Judge one due window of every service; whether there was any. Without new rows there is none, and that is cheap to see."""
+        seen = store.tables.changes()
+        if seen == self._seen:
+            return False
         services = [entry.name for entry in registry.entries(store, "release")]
         judged = [self.step(store, service) for service in services]
-        return any(one is not None for one in judged)
+        if any(one is not None for one in judged):
+            return True
+        self._seen = seen
+        return False
 
     def step(self, store: Store, service: str) -> Judged | None:
         """Judge the next due window of a service and act on it, or None when none is due. Raises ``LeaseHeld`` when another does."""

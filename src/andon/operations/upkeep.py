@@ -54,7 +54,7 @@ def _tables(store: Store) -> list[Problem]:
     from andon.store.tables.check import check_tables
 
     root, inbox = store.settings.path(store.settings.tables), store.settings.path(store.settings.inbox)
-    serious = [finding for finding in check_tables(store.ledger, root, inbox) if finding.kind in ("damaged", "missing", "wrong")]
+    serious = [finding for finding in check_tables(store.ledger, root, inbox) if finding.is_error]
     return [Problem(f.what, f"{f.kind}: {f.detail}", "restore it from a backup; the other rows can still be read") for f in serious]
 
 

@@ -35,7 +35,6 @@ class Work:
 
     def __init__(
         self,
-        *,
         n: int,
         rows: Sequence[tuple[Any, ...]] | None,
         columns: Columns | None,

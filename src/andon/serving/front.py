@@ -168,16 +168,7 @@ class Front:
         assert self._loop is not None
         now_us = self._store.clock.now_us()
         future: asyncio.Future[dict[str, list[Any]]] = self._loop.create_future()
-        work = Work(
-            n=n,
-            rows=rows,
-            columns=columns,
-            request_id=request_id,
-            event_us=event_us if event_us is not None else [now_us] * n,
-            arrival_us=now_us,
-            channel=channel,
-            future=future,
-        )
+        work = Work(n, rows, columns, request_id, [now_us] * n if event_us is None else event_us, now_us, channel, future)
         loaded.in_flight += 1
         try:
             loaded.batcher.submit(work)

@@ -34,6 +34,7 @@ class Loaded:
         self.address = target.address
         self.digest = target.digest
         self.version = target.address.rpartition("@")[2]
+        self.header = (b"x-andon-release", target.address.encode())
         self.manifest = manifest
         self.signature = manifest.signature
         self.model = model

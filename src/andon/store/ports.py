@@ -175,6 +175,10 @@ class Tables(Protocol):
         """Tables that have rows."""
         ...
 
+    def changes(self) -> int:
+        """A number that differs from the last one if rows may have been added since; cheap enough to poll, reads no rows."""
+        ...
+
     def version(self) -> int:
         """The newest sealed version; grows with every seal, compaction and removal."""
         ...

@@ -62,7 +62,7 @@ def served_rows(
         params += [start_us, min(known_by_us, 253_402_300_799_000_000)]
     else:
         sql += ' select answered.*, cast(null as double) as label from answered order by event_time, request_id, "row"'
-    return store.tables.query(sql, params)
+    return store.tables.query(sql, params, start_us=start_us)
 
 
 def _has_rows(store: Store, service: str) -> bool:

@@ -56,7 +56,7 @@ def test_every_command_loads_and_says_what_it_does() -> None:
         assert command.help, name
         for option in command.params:
             if isinstance(option, click.Option):
-                assert option.help or option.name in ("as_json", "direction", "fault"), (name, option.name)
+                assert option.help, (name, option.name)
 
 
 def test_ls_lists_names_kinds_and_services(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -61,7 +61,7 @@ def finish(batch: Sequence[Work], inputs: dict[str, Any], outputs: dict[str, Any
 def ask(batcher: Batcher, *values: float) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     rows = [(value,) for value in values]
-    work = Work(n=len(rows), rows=rows, columns=None, request_id="r", event_us=[], arrival_us=0, channel="production", future=future)
+    work = Work(len(rows), rows, None, "r", [], 0, "production", future)
     batcher.submit(work)
     return future
 

@@ -125,7 +125,7 @@ def test_the_environment_is_exact(tmp_path, monkeypatch):
     place = tmp_path / "site"
     for folder, told in (
         ("Some_Package-1.2.3.dist-info", ""),
-        ("edited-0.1.dist-info", '{"url": "file:///work/edited", "dir_info": {"editable": true}}'),
+        ("edited-0.1.dist-info", '{"url": "file:///srv/edited", "dir_info": {"editable": true}}'),
         ("pinned-2.dist-info", '{"url": "https://u:p@git.example/p.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}'),
         ("broken.dist-info", ""),
     ):
@@ -134,7 +134,7 @@ def test_the_environment_is_exact(tmp_path, monkeypatch):
             (place / folder / "direct_url.json").write_text(told)
     monkeypatch.setattr(environment.sys, "path", [str(place), str(tmp_path / "none"), "/none.zip"])
     assert capture_environment().requirements == ("edited==0.1", "pinned==2", "some-package==1.2.3")
-    assert environment_notes() == {"edited": "editable /work/edited", "pinned": "git+https://git.example/p.git@abc"}
+    assert environment_notes() == {"edited": "editable /srv/edited", "pinned": "git+https://git.example/p.git@abc"}
 
 
 def test_the_lock_agrees_with_importlib():

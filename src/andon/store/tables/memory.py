@@ -36,6 +36,7 @@ class MemoryTables:
         self._chunks: list[_Chunk] = []
         self._version_times: list[int] = []
         self._oldest = 0
+        self._appended = 0
         self._closed = False
         self._lock = threading.RLock()
 
@@ -49,6 +50,7 @@ class MemoryTables:
             admitted = self._intake.admit(table, batch)
             if admitted.num_rows:
                 self._chunks.append(_Chunk(table, pa.Table.from_batches([admitted])))
+                self._appended += 1
 
     def query(
         self,
@@ -75,6 +77,11 @@ class MemoryTables:
         """See ``Tables.names``."""
         with self._lock:
             return sorted({chunk.table for chunk in self._chunks if chunk.removed == _UNSEALED})
+
+    def changes(self) -> int:
+        """See ``Tables.changes``."""
+        with self._lock:
+            return self._appended
 
     def version(self) -> int:
         """See ``Tables.version``."""
