@@ -21,12 +21,14 @@ POLL_S = 0.25
 BEAT_S = 10.0
 MAX_LISTENERS = 100
 MAX_NAMED = 50
+OTHER = "other"
 SLACK_US = 10 * SECOND_US
 """Events of other processes may become visible a little after later ones."""
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """What may have changed: addresses of streams and subjects, and the sorts ``runs``, ``registry``, ``verdicts``, ``replicas``."""
+    """What may have changed: addresses of streams and subjects, and the sorts ``aliases``, ``other``, ``registry``, ``replicas``,
+    ``runs``, ``tags`` and ``verdicts``."""
 
     seq: int
     changed: tuple[str, ...]
@@ -106,8 +108,12 @@ class Watcher:
                 log.warning("the ledger cannot be watched: %s", error)
                 seen = None
                 self._wake.wait(2.0)
-            except RuntimeError:  # the loop closed between our check and the call
-                return
+            except Exception:  # whatever broke must not silence every page for good: say so, and look again
+                if self._loop is None or self._loop.is_closed():
+                    return
+                log.exception("watching the ledger failed")
+                seen = None
+                self._wake.wait(2.0)
             self._wake.wait(POLL_S)
             self._wake.clear()
 
@@ -121,11 +127,13 @@ class _Marks:
         self._since_us = 0
 
     def advance(self, store: Store) -> tuple[str, ...] | None:
-        """What moved since the last call; empty when something did that is not journaled; None the first time."""
+        """What moved since the last call; ``other`` for what is not journaled (points of a run, heartbeats); None the first time."""
         first = not self._marks
         now_us = store.clock.now_us()
         with store.ledger.read() as c:
-            e = s.events
+            e, r = s.events, s.replicas
+            # Not when they were last seen: that moves all the time, and says nothing new.
+            alive = select(r.c.id, r.c.status, r.c.release, r.c.note).where(r.c.status != "gone")
             recent = c.execute(
                 select(e.c.stream, e.c.n).where(e.c.at_us >= self._since_us if not first else e.c.at_us >= now_us - SLACK_US)
             ).all()
@@ -137,9 +145,9 @@ class _Marks:
                 "verdicts": c.execute(select(func.max(s.verdicts.c.id))).scalar(),
                 "registry": c.execute(select(func.max(s.versions.c.created_us))).scalar(),
                 "runs": (c.execute(select(func.max(s.runs.c.started_us))).scalar(), c.execute(select(func.max(s.series.c.id))).scalar()),
-                "replicas": tuple(c.execute(select(func.count(), func.max(s.replicas.c.seen_us))).one()),
+                "replicas": [tuple(row) for row in c.execute(alive)],
             }
         moved = {key for key, value in marks.items() if value != self._marks.get(key)}
         self._marks, self._events = marks, found
         self._since_us = max(now_us - SLACK_US, 0)
-        return None if first else tuple(sorted(named | moved))[:MAX_NAMED]
+        return None if first else tuple(sorted(named | moved))[:MAX_NAMED] or (OTHER,)

@@ -183,7 +183,9 @@ def _verdict(state: QualityState, rows: Frame, expected: Expectations, window_us
     heard = state.bettor.evidence >= 0.5 * math.log(1 / policy.alpha)
     since = state.bettor.onset_us if heard else state.scores[-min(7, len(state.scores))].start_us
     value, interval, n = harm_since(state.scores, since)
-    status: Status = "fail" if alarmed and value > policy.harm_ratio else "warn" if heard and value > policy.harm_ratio else "pass"
+    above = value > policy.harm_ratio
+    # Above the margin over some windows, though not for long enough to be sure, is worth an amber light and no more.
+    status: Status = "fail" if above and alarmed else "warn" if above and (heard or interval is not None) else "pass"
     said = {"fail": "harmed", "warn": "perhaps harmed", "pass": "as expected"}[status]
     message = f"{said}: loss is {value:.2f} x what the gate leads one to expect, since {to_iso(since)} ({n} labels)"
     columns = ("window", "labels", "loss", "expected", "naive", "growth", "ratio", "actual/predicted")

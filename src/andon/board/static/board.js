@@ -159,7 +159,7 @@
   if (lamp && !topics.length) lamp.hidden = true;
   const say = (state, text) => { if (lamp) { lamp.dataset.state = state; $("span", lamp).textContent = text; } };
   let source = null, waiting = 0, last = 0, busy = false, again = false;
-  const relevant = (changed) => topics.includes("*") || !changed.length || changed.some((one) => topics.includes(one));
+  const relevant = (changed) => topics.includes("*") && changed.some((one) => one !== "other") || changed.some((one) => topics.includes(one));
   const refresh = async () => {
     waiting = 0;
     if (busy) { again = true; return; }
