@@ -1,4 +1,4 @@
-"""The shapes that callers rely on: one error envelope for every error there is, and the fields of every view. A change here is deliberate."""
+"""The shapes that callers rely on: one envelope for every error there is, and the fields of every view. A change here is deliberate."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ STATUSES = {
     "ModelFailed": ("model-failed", 500),
     "NotFound": ("not-found", 404),
     "Pinned": ("pinned", 409),
+    "OutcomeUnknown": ("outcome-unknown", 503),
     "PortTaken": ("port-taken", 503),
     "ReadOnly": ("read-only", 503),
     "TooLarge": ("too-large", 413),
@@ -52,7 +53,8 @@ STATUSES = {
 
 VIEWS = {
     "LineView": "services stations happenings at_us",
-    "ServiceLight": "name light why production since_us since_event_us candidate quality threshold open_incidents replicas_ready training_blocked",
+    "ServiceLight": "name light why production since_us since_event_us candidate quality threshold open_incidents replicas_ready "
+    "training_blocked",
     "Station": "key title count unit detail light",
     "Happening": "at_us event_us address what actor reason light",
     "RunsView": "runs experiments total next_before_us",
@@ -62,8 +64,8 @@ VIEWS = {
     "EntryRow": "address kind name head changed_us aliases",
     "EntryView": "entry versions shown manifest moves tags tag_history lineage changes",
     "LineageView": "root nodes edges depth truncated",
-    "ReleaseView": "address service version digest created_us actor reason light state deployable why_not channels pins environment signature "
-    "answer policy judged waiver rejection turns incidents compared_with changes lineage",
+    "ReleaseView": "address service version digest created_us actor reason light state deployable why_not channels pins environment "
+    "signature answer policy judged waiver rejection turns incidents compared_with changes lineage",
     "ServiceView": "name light why production channels turns releases replicas quality threshold unit checks drift data_quality traffic "
     "training_block incidents rollback_target rollback_says champion_disagrees tags",
     "IncidentRow": "id address service title status light cause recommendation opened_us opened_event_us closed_us opened_by release",

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,10 @@ SLEEPER = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sy
 
 
 @pytest.fixture
-def served(store: Store, tmp_path: Path) -> Iterator[tuple[Store, Settings]]:
+def served(store: Store, tmp_path: Path) -> tuple[Store, Settings]:
     row = {"kind": "service", "name": "bikes", "alias": "production", "target": "release:bikes@1", "revision": 1, "moved_us": 1}
     store.ledger.write(lambda c: c.execute(insert(s.aliases).values(**row)))
-    yield store, Settings(home=str(tmp_path), ledger="memory:")
+    return store, Settings(home=str(tmp_path), ledger="memory:")
 
 
 def _running(children: Children) -> int:

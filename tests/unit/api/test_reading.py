@@ -59,7 +59,7 @@ def test_the_line_says_which_light_and_why(client: Client) -> None:
     assert lights["fraud"] == ("yellow", "training is blocked: merchant_id has been null since Tuesday's import")
     assert lights["power"][0] == "green"
     assert lights["answers"] == ("grey", "nothing holds production")
-    assert [service["name"] for service in line["services"]][0] == "bikes"
+    assert line["services"][0]["name"] == "bikes"
     stations = {station["key"]: station["count"] for station in line["stations"]}
     assert stations == {"runs": 8, "datasets": 3, "registry": 6, "gates": 6, "releases": 6, "serving": 3, "monitors": 114, "incidents": 1}
     assert line["happenings"][0]["what"].startswith("incident note: Ben:")

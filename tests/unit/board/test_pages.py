@@ -6,7 +6,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.browser.seeding import INCIDENT, XSS, run
+from tests.browser.making import run
+from tests.browser.seeding import INCIDENT, XSS
 from tests.unit.api.conftest import Client
 
 from andon.core.actors import Actor
