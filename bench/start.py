@@ -17,7 +17,7 @@ from _report import report
 
 TIMES = 3 if os.environ.get("ANDON_BENCH_SMOKE") else 7
 METHOD = (
-    "a new process and a new, empty home each time; loopback, --no-serve; from exec to the first 200 of GET /health, then of the board's GET /; "
+    "a new process and a new, empty home each time; loopback, --no-serve; from exec to the first 200 of /health, then of the board's /; "
     "memory is resident after both; import is timed inside its process; median of {times}, lowest beside it; nothing else was stopped"
 )
 

@@ -31,7 +31,7 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright's event loop would still run under the tests of other files
 def browser() -> Iterator[Browser]:
     """Chromium, or a skip that says why there is none (in CI: a failure)."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

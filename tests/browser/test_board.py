@@ -56,7 +56,7 @@ def test_every_page_in_both_themes_and_at_two_widths(line: Served, open_page: Op
         assert page.locator("h1").count() == 1
         page.screenshot(path=ARTIFACTS / f"{name}-{'dark' if dark else 'light'}.png", full_page=True)
         page.set_viewport_size({"width": 400, "height": 860})
-        page.wait_for_timeout(60)
+        page.wait_for_timeout(250 if name == "run" else 60)  # Plotly draws anew a moment after its place has changed
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, "the page scrolls sideways"
         if not dark:
             page.screenshot(path=ARTIFACTS / f"{name}-narrow.png", full_page=True)

@@ -59,7 +59,7 @@ VIEWS = {
     "Happening": "at_us event_us address what actor reason light",
     "RunsView": "runs experiments total next_before_us",
     "RunRow": "id name experiment status started_us ended_us actor metrics params",
-    "RunView": "run facts series completeness artifacts inputs made tags",
+    "RunView": "run facts series completeness score artifacts inputs made tags",
     "SeriesPoints": "key steps at_us values total",
     "EntryRow": "address kind name head changed_us aliases",
     "EntryView": "entry versions shown manifest moves tags tag_history lineage changes",
@@ -87,7 +87,7 @@ def test_every_error_has_the_one_shape(kind: type[AndonError]) -> None:
     assert kind().envelope()["error"]["message"].endswith((".", "?"))
 
 
-@pytest.mark.parametrize("error", [ValueError("a secret"), RuntimeError("/home/ana/.ssh"), KeyError("x")])
+@pytest.mark.parametrize("error", [ValueError("a secret"), RuntimeError("postgresql://ana:secret@db"), KeyError("x")])
 def test_what_nobody_foresaw_says_nothing_of_its_insides(error: Exception) -> None:
     found = envelopes.as_andon_error(error, "/x")
     assert (found.status, found.fields) == (500, {})

@@ -8,7 +8,7 @@ from andon.board.svg import EMPTY, element
 from andon.board.words import href
 from andon.operations.showing import LineageView
 
-NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 42, 72, 14, 8
+NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, MARGIN = 160, 42, 56, 14, 4
 MOST_IN_COLUMN = 9
 
 
@@ -81,7 +81,7 @@ def _edge(places: dict[str, tuple[float, float]], parent: str, child: str, role:
 
 def _node(name: str, at: tuple[float, float], *, root: bool) -> Markup:
     kind, _, rest = name.partition(":")
-    shown = rest if len(rest) <= 22 else f"{rest[:7]}…{rest[-7:]}" if rest.isupper() else f"{rest[:10]}…{rest[-10:]}"
+    shown = rest if len(rest) <= 20 else f"{rest[:7]}…{rest[-7:]}" if rest.isupper() else f"{rest[:9]}…{rest[-9:]}"
     x, y = at
     parts = [
         element("title", name),

@@ -90,7 +90,6 @@ def run_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - 
         graph=lineage_graph(lineage),
         chart_groups=_groups(view.series),
         plotly=plotly_url(),
-        have=sum(one.present for one in view.completeness),
     )
     # Plotly's bundle adds a style element of its own, so this page alone allows inline styles; scripts stay as strict as everywhere.
     made.headers["content-security-policy"] = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
@@ -204,7 +203,7 @@ def show_service(
         quality_narrow=charts.quality_chart(view.quality, view.turns, view.threshold, width=340, height=230),
         traffic_wide=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us),
         traffic_narrow=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us, width=340, height=170),
-        check_rows=[(verdict, None) for verdict in view.checks],
+        check_rows=[(verdict, None) for verdict in view.checks if verdict not in view.data_quality],
         drift_rows=_drift_rows(view),
         components=COMPONENTS,
         deployable=[row for row in view.releases if row.deployable and "production" not in row.channels],

@@ -165,6 +165,8 @@ def brief(value: Any) -> str:
     """A value in a table's cell."""
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int | float):
         return number(value)
     if isinstance(value, str) and value.startswith("b3:"):

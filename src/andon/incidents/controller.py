@@ -1,12 +1,13 @@
 """The hands of monitoring and incidents: judge each window that is due, decide, act, and write it all down.
 
-The moves it makes outside the journal (a rollback, a training block) come first and are compare-and-swap; then verdicts, decisions and
-the cursor are one transaction. A crash in between repeats the window: the same evidence gives the same decision, and the move finds
-itself done.
+Verdicts, decisions, the moves they ask for (a rollback, a training block) and the cursor are one transaction, and it is refused if the
+cursor or the journal has moved since the window was looked at. So a crash, a second controller or a person at the same moment costs a
+repeat of the window and nothing else: nothing is judged, decided or moved twice.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -15,18 +16,19 @@ from sqlalchemy import Connection
 from andon import registry, releases
 from andon.core.actors import Actor
 from andon.core.addresses import Address
-from andon.core.errors import AndonError, NotFound
+from andon.core.errors import AndonError, Conflict, NotFound
 from andon.core.ids import Ids
 from andon.core.verdicts import Verdict
 from andon.incidents.changes import changes_of
-from andon.incidents.decide import decide, fold
-from andon.incidents.journal import state_of, write_in
+from andon.incidents.decide import decide, fold, incident_id
+from andon.incidents.journal import last_in, state_in, write_in
 from andon.incidents.records import (
     Action,
     AskTriage,
     BlockTraining,
     Finding,
     IncidentPolicy,
+    IncidentsState,
     Nothing,
     Observation,
     OpenIncident,
@@ -39,9 +41,12 @@ from andon.incidents.triage import triage
 from andon.monitoring.served import Replay
 from andon.monitoring.watching import Judged, Watcher, WatchState
 from andon.store import Store, leases
+from andon.tracking.liveness import holder, is_alive
 
 ACTOR = Actor("controller", "incidents")
 LEASE_US = 30_000_000
+LOOKS_COST = 6.0
+"""After a look that found nothing due, so many times its own duration pass before the next: at most a seventh of a core."""
 
 
 class IncidentController:
@@ -53,8 +58,9 @@ class IncidentController:
         """``replay`` answers with any release; by default the serving runtime does, started when first needed."""
         self._late = LateReplay() if replay is None else None
         self.watcher = Watcher(self._late or replay)  # type: ignore[arg-type]  # one of the two is there
-        self._holder = Ids().new()
+        self._holder = f"{Ids().new()} {holder()}"
         self._seen: int | None = None
+        self._not_before_s = 0.0
 
     def close(self) -> None:
         """End the runners that replays started."""
@@ -62,42 +68,70 @@ class IncidentController:
             self._late.close()
 
     def tick(self, store: Store) -> bool:
-        """Judge one due window of every service; whether there was any. Without new rows there is none, and that is cheap to see."""
-        seen = store.tables.changes()
-        if seen == self._seen:
+        """Judge one due window of every service; whether there was any. Without new rows there is none, and that is cheap to see.
+
+        A service that cannot be judged now keeps no other from being judged; its error is raised once all have had their turn.
+        """
+        seen, began_s = store.tables.changes(), time.monotonic()
+        if seen == self._seen or began_s < self._not_before_s:
             return False
-        services = [entry.name for entry in registry.entries(store, "release")]
-        judged = [self.step(store, service) for service in services]
-        if any(one is not None for one in judged):
+        busy = False
+        problem: Exception | None = None
+        for entry in registry.entries(store, "release"):
+            try:
+                busy |= self.step(store, entry.name) is not None
+            except Exception as error:  # noqa: BLE001 - whatever one service's data does to the monitors, the others go on
+                problem = problem or error
+        if busy:
             return True
+        if problem is not None:
+            self._not_before_s = time.monotonic() + LOOKS_COST * (time.monotonic() - began_s)
+            raise problem
         self._seen = seen
+        self._not_before_s = time.monotonic() + LOOKS_COST * (time.monotonic() - began_s)
         return False
 
     def step(self, store: Store, service: str) -> Judged | None:
         """Judge the next due window of a service and act on it, or None when none is due. Raises ``LeaseHeld`` when another does."""
         if self._late is not None:
             self._late.bind(store)
-        now_us = store.clock.now_us()
-        store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", self._holder, now_us=now_us, for_us=LEASE_US))
+        self._take(store, service)
         with store.ledger.read() as connection:
             cursor = leases.read_cursor(connection, f"watch:{service}")
+            known, journaled = state_in(connection, service), last_in(connection, service)
         state = WatchState() if cursor.state is None else msgspec.convert(cursor.state, WatchState)
         judged = self.watcher.judge_next(store, service, state)
         if judged is None:
             return None
         verdicts = tuple(msgspec.structs.replace(verdict, id=store.ids.new()) for verdict in judged.verdicts)
         judged = msgspec.structs.replace(judged, verdicts=verdicts)
-        actions, finding = self._decide(store, service, judged)
-        actions = [self._act(store, service, action, finding.onset_us if finding else None) for action in actions]
+        asked, finding = self._decide(store, service, judged, known)
+        onset_us = finding.onset_us if finding else None
 
         def work(connection: Connection) -> None:
-            now = store.clock.now_us()
-            leases.move_cursor(connection, f"watch:{service}", msgspec.to_builtins(judged.state), expected=cursor.revision, now_us=now)
+            now_us = store.clock.now_us()
+            leases.move_cursor(connection, f"watch:{service}", msgspec.to_builtins(judged.state), expected=cursor.revision, now_us=now_us)
+            if last_in(connection, service) != journaled:
+                raise Conflict("somebody pulled the cord while this window was judged", service=service)
             registry.record_verdicts_in(connection, verdicts)
-            write_in(connection, service, actions, now_us=now, actor=ACTOR, finding=finding, verdicts=verdicts)
+            actions = [act_in(connection, service, action, onset_us, now_us) for action in asked]
+            write_in(connection, service, actions, now_us=now_us, actor=ACTOR, finding=finding, verdicts=verdicts)
 
         store.ledger.write(work)
         return judged
+
+    def _take(self, store: Store, service: str) -> None:
+        """The lease on a service; one that a killed process of this machine left behind is free at once."""
+        now_us = store.clock.now_us()
+
+        def alive(held_by: str) -> bool:
+            return is_alive(held_by.partition(" ")[2] or held_by, now_us + 1, now_us=now_us)
+
+        store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", self._holder, now_us=now_us, for_us=LEASE_US, alive=alive))
+
+    def let_go(self, store: Store, service: str) -> None:
+        """Give the lease back, so that another process can watch at once."""
+        store.ledger.write(lambda c: leases.release_lease(c, f"watch:{service}", self._holder))
 
     def pull(self, store: Store, service: str, *, actor: Actor, why: str) -> str:
         """Open an incident by hand and triage it at once; returns its address. Raises ``NotFound`` when nothing is in production."""
@@ -109,23 +143,24 @@ class IncidentController:
         watched = WatchState() if cursor.state is None else msgspec.convert(cursor.state, WatchState)
         finding, verdicts = self._by_hand(store, service, release, watched)
         at_us = watched.next_us or store.clock.now_us()
-        state = state_of(store, service)
-        opened = OpenIncident(
-            at_us=at_us,
-            why=f"{why} (triage: {finding.message})",
-            incident=f"{state.service}-{state.opened + 1}",
-            cause=finding.cause,
-            advice=finding.advice,
-            onset_us=finding.onset_us or at_us,
-            release=release,
-            suspects=finding.suspects,
-            checks=("cord",),
-        )
-        now_us = store.clock.now_us()
-        store.ledger.write(
-            lambda c: write_in(c, service, [opened], now_us=now_us, actor=actor, finding=finding, verdicts=verdicts, reason=why)
-        )
-        return str(Address("incident", opened.incident))
+
+        def work(connection: Connection) -> str:
+            now_us, state = store.clock.now_us(), state_in(connection, service)
+            opened = OpenIncident(
+                at_us=at_us,
+                why=f"{why} (triage: {finding.message})",
+                incident=incident_id(service, state.opened + 1),
+                cause=finding.cause,
+                advice=finding.advice,
+                onset_us=finding.onset_us or at_us,
+                release=release,
+                suspects=finding.suspects,
+                checks=("cord",),
+            )
+            write_in(connection, service, [opened], now_us=now_us, actor=actor, finding=finding, verdicts=verdicts, reason=why)
+            return opened.incident
+
+        return str(Address("incident", store.ledger.write(work)))
 
     def _by_hand(self, store: Store, service: str, release: str, watched: WatchState) -> tuple[Finding, Sequence[Verdict]]:
         subject = str(Address("service", service))
@@ -142,7 +177,7 @@ class IncidentController:
         policy = policy_of(store, service)
         try:
             known = self.watcher.born(store, release, policy)
-        except NotFound as error:
+        except AndonError as error:
             return Finding(subject=subject, release=release, cause="unknown", advice="wait", message=error.message, onset_us=0), ()
         served = served_frame(store, known.manifest, watched.next_us - HISTORY_US, watched.next_us, watched.next_us)
         judged = Judged(
@@ -156,8 +191,10 @@ class IncidentController:
         )
         return self._triage(store, service, judged, judged.verdicts), judged.verdicts
 
-    def _decide(self, store: Store, service: str, judged: Judged) -> tuple[list[Action], Finding | None]:
-        state, policy = state_of(store, service), incident_policy(store, service)
+    def _decide(self, store: Store, service: str, judged: Judged, state: IncidentsState) -> tuple[list[Action], Finding | None]:
+        if judged.passed_over:
+            return [Nothing(at_us=judged.at_us, why=judged.passed_over)], None
+        policy = incident_policy(store, service)
         observation = Observation(at_us=judged.at_us, release=judged.release, verdicts=judged.verdicts)
         actions = list(decide(state, observation, policy))
         if not any(isinstance(action, AskTriage) for action in actions) or judged.born is None:
@@ -188,37 +225,45 @@ class IncidentController:
             )
         )
 
-    def _act(self, store: Store, service: str, action: Action, onset_us: int | None) -> Action:
-        """Carry an action out; what cannot be done becomes a ``Nothing`` that says why."""
-        try:
-            if isinstance(action, Rollback):
-                releases.rollback(
-                    store,
-                    service,
-                    to=action.to,
-                    actor=ACTOR,
-                    reason=f"incident:{action.incident}: {action.why}",
-                    event_us=action.at_us,
-                    expected=action.release,
-                )
-            elif isinstance(action, BlockTraining):
-                releases.block_training(
-                    store,
-                    service,
-                    actor=ACTOR,
-                    reason=action.why,
-                    since_us=onset_us or action.at_us,
-                    incident=action.incident,
-                    event_us=action.at_us,
-                )
-            elif isinstance(action, UnblockTraining):
-                releases.allow_training(store, service, actor=ACTOR, reason=action.why, event_us=action.at_us)
-        except AndonError as error:
-            if isinstance(action, Rollback) and releases.service_state(store, service).current() == action.to:
-                return action  # done before a crash, or by a person a moment ago
-            why = f"could not {type(action).__name__.lower()}: {error.message}"
-            return Nothing(at_us=action.at_us, why=why, inputs=action.inputs, incident=getattr(action, "incident", ""))
-        return action
+
+def act_in(connection: Connection, service: str, action: Action, onset_us: int | None, now_us: int) -> Action:
+    """Carry an action out inside the caller's transaction; what cannot be done becomes a ``Nothing`` that says why."""
+    try:
+        with connection.begin_nested():
+            _move_in(connection, service, action, onset_us, now_us)
+    except AndonError as error:
+        if isinstance(action, Rollback) and releases.service_state_in(connection, service).current() == action.to:
+            return action  # a person did it a moment ago
+        why = f"could not {type(action).__name__.lower()}: {error.message}"
+        return Nothing(at_us=action.at_us, why=why, inputs=action.inputs, incident=getattr(action, "incident", ""))
+    return action
+
+
+def _move_in(connection: Connection, service: str, action: Action, onset_us: int | None, now_us: int) -> None:
+    if isinstance(action, Rollback):
+        releases.rollback_in(
+            connection,
+            service,
+            now_us=now_us,
+            to=action.to,
+            actor=ACTOR,
+            reason=f"incident:{action.incident}: {action.why}",
+            event_us=action.at_us,
+            expected=action.release,
+        )
+    elif isinstance(action, BlockTraining):
+        releases.block_training_in(
+            connection,
+            service,
+            now_us=now_us,
+            actor=ACTOR,
+            reason=action.why,
+            since_us=onset_us or action.at_us,
+            incident=action.incident,
+            event_us=action.at_us,
+        )
+    elif isinstance(action, UnblockTraining):
+        releases.allow_training_in(connection, service, now_us=now_us, actor=ACTOR, reason=action.why, event_us=action.at_us)
 
 
 def incident_policy(store: Store, service: str) -> IncidentPolicy:

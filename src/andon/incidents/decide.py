@@ -6,11 +6,13 @@ finding), journal every action, and :func:`fold` the journal into the next state
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 from andon.core.clocks import to_iso
+from andon.core.digests import digest_bytes
 from andon.incidents.records import (
     Action,
     AskTriage,
@@ -108,7 +110,7 @@ def _respond(
             checks=failed,
         )
     else:
-        name = f"{state.service}-{state.opened + 1}"
+        name = incident_id(state.service, state.opened + 1)
         moved = OpenIncident(
             at_us=at,
             why=finding.message,
@@ -184,6 +186,16 @@ def _watch(
                 if incident.id in state.training_blocked_by:
                     actions.append(UnblockTraining(at_us=at, why="its inputs are sound again", inputs=inputs, incident=incident.id))
     return [Watched(at_us=at, why="one window watched", inputs=inputs, quiet=tuple(quiet), loud=tuple(loud)), *actions]
+
+
+def incident_id(service: str, n: int) -> str:
+    """The id of a service's n-th incident. A name that an id cannot hold as it is gets some of its digest, so that no two share one.
+
+    >>> incident_id("bikes", 2)
+    'bikes-2'
+    """
+    plain = re.sub(r"[^0-9A-Za-z_-]", "-", service)[:80]
+    return f"{plain}-{n}" if plain == service else f"{plain}-{digest_bytes(service.encode())[3:9]}-{n}"
 
 
 def fold(state: IncidentsState, events: Iterable[Action]) -> IncidentsState:

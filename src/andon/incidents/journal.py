@@ -22,6 +22,11 @@ def journal_stream(service: str) -> str:
     return f"controller:incidents/{service}"
 
 
+def last_in(connection: Connection, service: str) -> int:
+    """How many decisions there are on a service."""
+    return streams.last(connection, journal_stream(service))
+
+
 def state_of(store: Store, service: str) -> IncidentsState:
     """The state of a service's incidents, folded from the journal."""
     with store.ledger.read() as connection:

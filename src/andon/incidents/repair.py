@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from andon.monitoring.laws import encode
+from andon.monitoring.laws import absent, encode
 from andon.monitoring.profiles import Profile, baseline
 from andon.monitoring.records import Array, Frame, Predict
 
@@ -18,15 +18,18 @@ def expected_values(name: str, rows: Frame, profile: Profile, *, trusted: Sequen
     the level of the last sound week, the commonest value. ``trusted`` are the features that may be used.
     """
     calendar, clock = profile.calendar_laws.get(name), profile.clock_laws.get(name)
-    demands: list[list[float | str | None]] = []
+    demands: list[Array] = []
     if calendar is not None and set(calendar.given) <= set(trusted):
         demands.append(calendar.expected(rows))
     if clock is not None:
         demands.append(clock.expected(rows.event_us))
     if demands:
         usual = _commonest(rows, name, profile)
-        filled = [next((d[i] for d in demands if d[i] is not None), usual) for i in range(len(rows))]
-        return np.array(filled, dtype=object if any(isinstance(value, str) for value in filled) else np.float64)
+        filled = np.full(len(rows), usual, dtype=object)
+        for demand in reversed(demands):
+            said = ~absent(demand)
+            filled[said] = demand[said]
+        return filled if str in set(map(type, filled.tolist())) else filled.astype(np.float64)
     number = profile.numbers.get(name)
     if number is not None:
         level = baseline(number.recent)
@@ -43,7 +46,8 @@ def expected_values(name: str, rows: Frame, profile: Profile, *, trusted: Sequen
 def _commonest(rows: Frame, name: str, profile: Profile) -> float | str:
     known = profile.values.get(name, frozenset())
     codes, values = encode(rows.inputs[name]) if name in rows.inputs else (np.zeros(0, dtype=np.int64), [])
-    counts = {value: int((codes == code).sum()) for code, value in enumerate(values) if not known or value in known}
+    counted = np.bincount(codes[codes >= 0], minlength=len(values)).tolist()
+    counts = {value: count for value, count in zip(values, counted, strict=True) if not known or value in known}
     if counts:
         return max(counts, key=lambda value: counts[value])
     return min(known, key=str) if known else float("nan")

@@ -25,6 +25,7 @@ def cliffs_delta(new: Array, old: Array) -> float:
     new, old = new[np.isfinite(new)], np.sort(old[np.isfinite(old)])
     if not len(new) or not len(old):
         return 0.0
+    new = np.sort(new)  # sorted, so that one search starts where the last one ended
     below = np.searchsorted(old, new, side="left")
     above = len(old) - np.searchsorted(old, new, side="right")
     return float((below.sum() - above.sum()) / (len(new) * len(old)))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from andon.core.verdicts import Status
-from andon.monitoring.laws import CalendarLaw, ClockLaw, broken, encode
-from andon.monitoring.profiles import NumberProfile, Profile, Relation, baseline, day_statistics, longest_runs, partner_moves
+from andon.monitoring.laws import CalendarLaw, ClockLaw, absent, broken, encode
+from andon.monitoring.profiles import NumberProfile, Profile, Relation, baseline, day_statistics, longest_runs, partner_moves, run_start
 from andon.monitoring.records import Array, Floats, Frame, Policy
 from andon.monitoring.tails import binomial_tail, both
 
@@ -58,7 +58,7 @@ def schema(name: str, rows: Frame, wanted: str) -> Finding:
 
 def nulls(name: str, column: Array, profile: Profile, alpha: float) -> Finding:
     """More nulls than training had: the share exceeds both a tenth and training's share, beyond chance."""
-    bad = int(np.sum(encode(column)[0] < 0))
+    bad = int(absent(column).sum())
     n, usual = len(column), profile.null_share.get(name, 0.0)
     p = binomial_tail(bad, n, max(usual, 0.5 / max(1, n))) if bad else 1.0
     over = bad >= 2 and bad / n >= max(SHARE, 2 * usual)
@@ -77,8 +77,9 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
             name, "unseen", _share(bad, n), float(bad.mean()), 0.0, f"{int(bad.sum())} of {n} are outside the declared bounds", n
         )
     if name in profile.values:
-        known = profile.values[name]
-        bad = np.array([value is not None and value == value and value not in known for value in column.tolist()], dtype=bool)
+        codes, values = encode(column)
+        new = [value not in profile.values[name] for value in values]
+        bad = np.array([*new, False])[codes]
         p = binomial_tail(int(bad.sum()), n, profile.missing_mass[name]) if bad.any() else 1.0
         status = _share(bad, n) if p < 0.01 else "pass"
         # a calendar feature that the month dictates meets new months; a text of many values meets new values: both are seasons
@@ -87,7 +88,7 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
             status = "warn"
         if status == "fail" and name in profile.calendar and law is None and name not in profile.calendar_laws:
             status = "warn"
-        sample = sorted({str(value) for value, is_bad in zip(column.tolist(), bad.tolist(), strict=True) if is_bad})[:3]
+        sample = sorted({str(value) for value, is_new in zip(values, new, strict=True) if is_new})[:3]
         return Finding(name, "unseen", status, float(bad.mean()), p, f"{int(bad.sum())} of {n} were never seen in training {sample}", n)
     number = profile.numbers.get(name)
     if number is None:
@@ -109,10 +110,10 @@ def calendar_law(law: CalendarLaw, rows: Frame, history: tuple[int, ...], alpha:
 
 
 def _law(
-    law: ClockLaw | CalendarLaw, test: str, expected: list[float | str | None], rows: Frame, history: tuple[int, ...], alpha: float, by: str
+    law: ClockLaw | CalendarLaw, test: str, expected: Array, rows: Frame, history: tuple[int, ...], alpha: float, by: str
 ) -> tuple[Finding, int]:
     bad = broken(expected, rows.inputs[law.feature])
-    testable = sum(value is not None for value in expected)
+    testable = int((~absent(expected)).sum())
     share = float(bad.sum()) / testable if testable else 0.0
     offence = int(testable >= 2 and share >= 0.5)
     days = [*history[-6:], offence]
@@ -129,6 +130,8 @@ def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: flo
     Three ways to be too still: for too long; while the feature it depends on moved too often; for long *and* at an odd level
     (``p_level``, the tail probability of the level's jump). The first and the last are Fisher-combined.
     """
+    # what was before the run that the window begins in says nothing of it
+    served = served.take(slice(run_start(served.inputs[name], int(np.searchsorted(served.event_us, start_us))), None))  # type: ignore[arg-type]
     column = served.inputs[name]
     window = served.event_us >= start_us
     runs = longest_runs(served.event_us, column, profile.step)
@@ -181,12 +184,11 @@ def jump(
 ) -> tuple[list[Finding], float]:
     """The level or the spread jumped against last week's like hours (another unit, an offset, noise); and the level, for the state."""
     residual = (column - number.like.expect_by_day(event_us)) / number.scale
-    centre, _ = day_statistics(event_us, residual)
+    centre, spreads = day_statistics(event_us, residual)
     centre = centre[np.isfinite(centre)]
     if not len(centre):
         return [], float("nan")
     level = float(np.median(centre))
-    spreads = day_statistics(event_us, residual)[1]
     spread = float(np.nanmean(spreads)) if np.isfinite(spreads).any() else 0.0
     moved = abs(level - baseline(recent)) if len(recent) else 0.0
     p_jump, p_spread = number.shift.p(moved), number.spread.p(spread)

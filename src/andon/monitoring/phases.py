@@ -28,6 +28,18 @@ def step_us(event_us: Ints) -> int:
     return usual if regular and 15 * MINUTE_US <= usual < HOUR_US and DAY_US % usual == 0 else HOUR_US
 
 
+def by_day(event_us: Ints) -> tuple[Ints, Ints]:
+    """(day number of each distinct day, position of each row's day): int64 (days,), int64 (n,). Takes sorted instants.
+
+    >>> [found.tolist() for found in by_day(np.array([1, 2, DAY_US, 3 * DAY_US]))]
+    [[0, 1, 3], [0, 0, 1, 2]]
+    """
+    days = event_us // DAY_US
+    fresh = np.ones(len(days), dtype=bool)
+    fresh[1:] = days[1:] != days[:-1]
+    return days[fresh], np.cumsum(fresh) - 1
+
+
 def hour_of_day(event_us: Ints, step: int = HOUR_US) -> Ints:
     """Which step of the day each row falls in: int64 (n,), from 0."""
     return (event_us % DAY_US) // step

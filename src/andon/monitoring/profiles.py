@@ -8,10 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from andon.core.clocks import DAY_US, HOUR_US
-from andon.monitoring.laws import CalendarLaw, ClockLaw, daily_constants, encode, find_calendar_law, find_clock_law
-from andon.monitoring.phases import LikeHours, step_us
-from andon.monitoring.records import Array, Floats, Frame, Ints, signature
+from andon.core.clocks import HOUR_US
+from andon.monitoring.laws import (
+    CalendarLaw,
+    ClockLaw,
+    Snapshot,
+    absent,
+    daily_constants,
+    distinct,
+    find_calendar_law,
+    find_clock_law,
+    snapshot,
+)
+from andon.monitoring.phases import LikeHours, by_day
+from andon.monitoring.records import Array, Bools, Floats, Frame, Ints, signature
 from andon.monitoring.tails import Tail, fit_tail
 
 _FEW = 12
@@ -77,10 +87,30 @@ class Profile:
     days: int
 
 
-def by_day(event_us: Ints) -> tuple[Ints, Ints]:
-    """(day number of each distinct day, position of each row's day): int64 (days,), int64 (n,)."""
-    days, place = np.unique(event_us // DAY_US, return_inverse=True)
-    return days, place
+def renewed(column: Array) -> Bools:
+    """Rows whose value is not the one of the row before; a null always is. bool (n,).
+
+    >>> renewed(np.array([1.0, 1.0, np.nan, np.nan])).tolist()
+    [True, False, True, True]
+    """
+    fresh = np.ones(len(column), dtype=bool)
+    fresh[1:] = np.not_equal(column[1:], column[:-1]).astype(bool) | absent(column[1:])
+    return fresh
+
+
+def run_start(column: Array, row: int) -> int:
+    """The row at which the value of ``row`` began to stand still. Looks back no further than it has to.
+
+    >>> run_start(np.array([1.0, 2.0, 2.0, 2.0]), 3)
+    1
+    """
+    low, reach = row, 64
+    while low > 0:
+        low, reach = max(0, row - reach), 8 * reach
+        fresh = np.flatnonzero(renewed(column[low : row + 1])[1:])
+        if len(fresh):
+            return low + 1 + int(fresh[-1])
+    return 0
 
 
 def longest_runs(event_us: Ints, column: Array, step: int) -> Floats:
@@ -93,8 +123,7 @@ def longest_runs(event_us: Ints, column: Array, step: int) -> Floats:
     """
     if not len(column):
         return np.zeros(0)
-    codes, _ = encode(column)
-    fresh = np.r_[True, (codes[1:] != codes[:-1]) | (codes[1:] < 0)]
+    fresh = renewed(column)
     first = np.flatnonzero(fresh)[np.cumsum(fresh) - 1]
     elapsed = event_us - event_us[first] + step
     return np.asarray(np.minimum(elapsed, (np.arange(len(column)) - first + 1) * step) / HOUR_US)
@@ -102,20 +131,17 @@ def longest_runs(event_us: Ints, column: Array, step: int) -> Floats:
 
 def profile(training: Frame) -> Profile:
     """Learn the profile of a training snapshot (any number of rows, none included)."""
-    step = step_us(training.event_us)
-    names = tuple(training.inputs)
-    codes = {name: encode(column) for name, column in training.inputs.items()}
-    days, place = by_day(training.event_us)
-    laws = {name: law for name in names if (law := find_clock_law(name, training, step)) is not None}
-    calendar = daily_constants(training)
+    seen = snapshot(training)
+    names, codes, place, step = tuple(training.inputs), seen.codes, seen.place, seen.step
+    laws = {name: law for name in names if (law := find_clock_law(name, seen)) is not None}
+    calendar = daily_constants(seen)
     kinds = {name: _kind(name, training.inputs[name], codes[name][1], laws, calendar) for name in names}
     measured = [name for name in names if kinds[name] == "number"]
     numbers = {name: found for name in measured if (found := number_profile(training.event_us, training.inputs[name], step)) is not None}
     relations = _relations(training, tuple(numbers))
     age = None if training.source_us is None else np.where(training.source_us >= 0, training.event_us - training.source_us, -1)
     ages = np.zeros(0) if age is None else age[age >= 0].astype(np.float64)
-    told = np.zeros(0, dtype=np.int64) if age is None else place[age >= 0]
-    daily_ages = [float(np.median(ages[told == day])) for day in np.unique(told)]
+    daily_ages, _ = _per_day(place[:0] if age is None else place[age >= 0], ages, len(seen.days))
     return Profile(
         names=names,
         signature=signature(training),
@@ -124,20 +150,20 @@ def profile(training: Frame) -> Profile:
         values={name: frozenset(codes[name][1]) for name in names if kinds[name] in ("category", "calendar")},
         missing_mass={name: _missing_mass(codes[name][0]) for name in names if kinds[name] in ("category", "calendar")},
         numbers=numbers,
-        runs={name: _run_tail(training, name, place, step) for name in names if kinds[name] in ("number", "category")},
+        runs={name: _run_tail(seen, name) for name in names if kinds[name] in ("number", "category")},
         stillness={name: _still_tail(training, ruled, place) for name, ruled in relations.items()},
-        ends={name: _ends(training.event_us, training.inputs[name], step) for name in numbers},
+        ends={name: _ends(seen, name) for name in numbers},
         clock_laws=laws,
-        calendar_laws={name: ruled for name in calendar if (ruled := find_calendar_law(name, calendar, training)) is not None},
+        calendar_laws={name: ruled for name in calendar if (ruled := find_calendar_law(name, calendar, seen)) is not None},
         calendar=calendar,
         relations=relations,
         volume=_volume(training, step),
-        volume_per_day=len(training) / len(days) if len(days) else 0.0,
+        volume_per_day=len(training) / len(seen.days) if len(seen.days) else 0.0,
         duplicate_share=float(np.mean(duplicates(training))) if len(training) else 0.0,
-        age_us=fit_tail(np.array(daily_ages)),
+        age_us=fit_tail(daily_ages),
         age_limit_us=float(np.quantile(ages, 0.99)) if len(ages) else None,
         step=step,
-        days=len(days),
+        days=len(seen.days),
     )  # fmt: skip
 
 
@@ -163,14 +189,23 @@ def _missing_mass(codes: Ints) -> float:
 
 def day_statistics(event_us: Ints, residual: Floats) -> tuple[Floats, Floats]:
     """Per day, in event order: the median residual, and the standard deviation of the residuals; NaN on a day without values."""
-    _, place = by_day(event_us)
-    centre, spread = [], []
-    for day in range(int(place.max()) + 1 if len(place) else 0):
-        found = residual[place == day]
-        found = found[np.isfinite(found)]
-        centre.append(float(np.median(found)) if len(found) else math.nan)
-        spread.append(float(np.std(found)) if len(found) > 3 else math.nan)
-    return np.array(centre), np.array(spread)
+    days, place = by_day(event_us)
+    known = np.isfinite(residual)
+    return _per_day(place[known], residual[known], len(days))
+
+
+def _per_day(place: Ints, values: Floats, days: int) -> tuple[Floats, Floats]:
+    """Median and standard deviation of each day's values; days with as many values are worked out together."""
+    centre, spread = np.full(days, np.nan), np.full(days, np.nan)
+    count = np.bincount(place, minlength=days)
+    start = np.cumsum(count) - count
+    for size in np.unique(count[count > 0]).tolist():
+        chosen = np.flatnonzero(count == size)
+        block = values[start[chosen][:, None] + np.arange(size)]
+        centre[chosen] = np.median(block, axis=1)
+        if size > 3:
+            spread[chosen] = np.std(block, axis=1)
+    return centre, spread
 
 
 def number_profile(event_us: Ints, column: Floats, step: int) -> NumberProfile | None:
@@ -183,10 +218,10 @@ def number_profile(event_us: Ints, column: Floats, step: int) -> NumberProfile |
     low, high = np.nanquantile(residual, [0.16, 0.84])
     scale = max(float(high - low) / 2, 1e-9 * max(1.0, float(np.max(np.abs(known)))), 1e-12)
     centre, spread = day_statistics(event_us, residual / scale)
-    jumps = [abs(centre[d] - baseline(tuple(centre[max(0, d - 7) : d].tolist()))) for d in range(3, len(centre))]
+    jumps = level_jumps(centre)[3:]
     finite = centre[np.isfinite(centre)]
     return NumberProfile(
-        like, scale, float(known.min()), float(known.max()), fit_tail(np.array(jumps), resolution=0.05), fit_tail(spread, resolution=0.05),
+        like, scale, float(known.min()), float(known.max()), fit_tail(jumps, resolution=0.05), fit_tail(spread, resolution=0.05),
         tuple(finite[-7:].tolist()),
     )  # fmt: skip
 
@@ -197,43 +232,54 @@ def baseline(recent: tuple[float, ...]) -> float:
     >>> baseline((1.0, 2.0, 9.0))
     2.0
     """
-    found = [value for value in recent if math.isfinite(value)]
-    return float(np.median(found)) if found else math.nan
+    found = sorted(value for value in recent if math.isfinite(value))
+    half = len(found) // 2
+    return math.nan if not found else found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
+
+
+def level_jumps(centre: Floats) -> Floats:
+    """How far each day's level is from that of the week before: float64 (days,), NaN without one."""
+    levels = centre.tolist()
+    return np.array([abs(level - baseline(tuple(levels[max(0, day - 7) : day]))) for day, level in enumerate(levels)], dtype=np.float64)
 
 
 def day_maximum(place: Ints, values: Floats) -> Floats:
-    """The largest value of each day: floats (days,)."""
-    largest = np.zeros(int(place.max()) + 1 if len(place) else 0)
-    np.maximum.at(largest, place, values)
-    return largest
+    """The largest value of each day, at least 0: floats (days,). ``place`` is each row's day, sorted and without gaps."""
+    if not len(place):
+        return np.zeros(0)
+    starts = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+    return np.asarray(np.maximum(np.maximum.reduceat(values, starts), 0.0))
 
 
 def partner_moves(rows: Frame, law: Relation) -> Floats:
     """How far (in the relation's scales) the partner moved the feature's expected value while it stood still, so far: float64 (n,)."""
-    expected = law.expect(rows.inputs[law.partner])
-    own = encode(rows.inputs[law.feature])[0]
-    moved = np.zeros(len(rows))
-    low = high = np.nan
-    for row in range(len(rows)):
-        if row == 0 or own[row] != own[row - 1] or own[row] < 0:
-            low = high = np.nan
-        low, high = np.fmin(low, expected[row]), np.fmax(high, expected[row])
-        moved[row] = 0.0 if np.isnan(high) else (high - low) / law.scale
-    return moved
+    low = law.expect(rows.inputs[law.partner])
+    high = low.copy()
+    n = len(rows)
+    stood = np.arange(n) - np.maximum.accumulate(np.where(renewed(rows.inputs[law.feature]), np.arange(n), 0))
+    # each pass doubles how far back a row has looked (Hillis & Steele 1986), never past the start of its own run
+    reach, later = 1, np.flatnonzero(stood)
+    while len(later):
+        low[later], high[later] = np.fmin(low[later], low[later - reach]), np.fmax(high[later], high[later - reach])
+        reach *= 2
+        later = later[stood[later] >= reach]
+    return np.where(np.isnan(high), 0.0, (high - low) / law.scale)
 
 
 def _still_tail(training: Frame, law: Relation, place: Ints) -> Tail:
     return fit_tail(day_maximum(place, partner_moves(training, law)), resolution=0.5, heaviest=0.2)
 
 
-def _run_tail(training: Frame, name: str, place: Ints, step: int) -> Tail:
-    return fit_tail(day_maximum(place, longest_runs(training.event_us, training.inputs[name], step)), resolution=1.0, heaviest=0.1)
+def _run_tail(training: Snapshot, name: str) -> Tail:
+    runs = longest_runs(training.rows.event_us, training.rows.inputs[name], training.step)
+    return fit_tail(day_maximum(training.place, runs), resolution=1.0, heaviest=0.1)
 
 
-def _ends(event_us: Ints, column: Floats, step: int) -> tuple[float, ...]:
+def _ends(training: Snapshot, name: str) -> tuple[float, ...]:
     """The ends of the range at which the value is known to rest (a saturated humidity, a calm): at least 3 rests of 3 hours."""
+    column, step = training.rows.inputs[name], training.step
     known = column[np.isfinite(column)]
-    runs = longest_runs(event_us, column, step)
+    runs = longest_runs(training.rows.event_us, column, step)
     resting = [float(end) for end in (known.min(), known.max()) if int(((column == end) & (runs == 3 * step / HOUR_US)).sum()) >= 3]
     return tuple(resting)
 
@@ -242,51 +288,60 @@ def _relations(training: Frame, numbers: tuple[str, ...]) -> dict[str, Relation]
     """For each number the partner that explains it best, if that explains at least 90 % of its variance."""
     found = {}
     for name in numbers:
-        best: Relation | None = None
+        best: tuple[str, Floats, Floats, Floats, float] | None = None
         best_share = _RELATED
         for partner in numbers:
-            if partner == name:
+            if partner == name or (fitted := _relate(training.inputs[name], training.inputs[partner])) is None:
                 continue
-            share, relation = _relate(training, name, partner)
-            if relation is not None and share >= best_share:
-                best, best_share = relation, share
+            share, edges, means, residual, variance = fitted
+            if share >= best_share:
+                best, best_share = (partner, edges, means, residual, variance), share
         if best is not None:
-            found[name] = best
+            partner, edges, means, residual, variance = best
+            scale = max(float(np.nanstd(residual)), 1e-12)
+            daily, _ = day_statistics(training.event_us, np.abs(residual) / scale)
+            found[name] = Relation(name, partner, edges, means, fit_tail(daily, resolution=0.1), scale, float(np.sqrt(variance)))
     return found
 
 
-def _relate(training: Frame, name: str, partner: str) -> tuple[float, Relation | None]:
-    y, x = training.inputs[name], training.inputs[partner]
+def _relate(y: Floats, x: Floats) -> tuple[float, Floats, Floats, Floats, float] | None:
+    """(share of y's variance that x explains, the bins' centres and means, residuals, y's variance); ``None``: too little to say."""
     known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < 200 or np.var(y[known]) <= 0:
-        return 0.0, None
+    variance = float(np.var(y[known])) if known.sum() >= 200 else 0.0
+    if variance <= 0:
+        return None
     cuts = np.unique(np.quantile(x[known], np.linspace(0, 1, 21)))
     if len(cuts) < 4:
-        return 0.0, None
+        return None
     group = np.clip(np.searchsorted(cuts, x, side="right") - 1, 0, len(cuts) - 2)
     count = np.maximum(1, np.bincount(group[known], minlength=len(cuts) - 1))
     means = np.bincount(group[known], weights=y[known], minlength=len(cuts) - 1) / count
     centres = np.bincount(group[known], weights=x[known], minlength=len(cuts) - 1) / count
     predicted = np.interp(np.nan_to_num(x), centres, means)
     residual = np.where(known, y - predicted, np.nan)
-    share = 1 - float(np.nanvar(residual) / np.var(y[known]))
-    scale = max(float(np.nanstd(residual)), 1e-12)
-    daily, _ = day_statistics(training.event_us, np.abs(residual) / scale)
-    return share, Relation(name, partner, centres, means, fit_tail(daily, resolution=0.1), scale, float(np.std(y[known])))
+    return 1 - float(np.nanvar(residual)) / variance, centres, means, residual, variance
 
 
 def duplicates(rows: Frame) -> Array:
     """Rows that repeat an earlier one: the same request id, or the same instant and inputs. bool (n,)."""
-    ids = rows.request_id.tolist() if rows.request_id is not None else [None] * len(rows)
-    columns = [rows.event_us.tolist(), *([None if v != v else v for v in column.tolist()] for column in rows.inputs.values())]
-    seen_ids: set[object] = set()
-    seen: set[tuple[object, ...]] = set()
-    found = []
-    for request, key in zip(ids, zip(*columns, strict=True), strict=True):
-        found.append((request in seen_ids) if request is not None else key in seen)
-        seen_ids.add(request)
-        seen.add(key)
-    return np.array(found, dtype=bool)
+    named = ~absent(rows.request_id) if rows.request_id is not None else np.zeros(len(rows), dtype=bool)
+    found = np.zeros(len(rows), dtype=bool)
+    if rows.request_id is not None and len(set(rows.request_id[named].tolist())) < named.sum():
+        found[named] = _repeated([rows.request_id[named]])
+    if not named.all():
+        # only rows of the same instant can be the same row, and most services have few of those
+        together = np.r_[False, rows.event_us[1:] == rows.event_us[:-1], False]
+        at = np.flatnonzero(together[1:] | together[:-1])
+        again = _repeated([rows.event_us[at], *(column[at] for column in rows.inputs.values())])
+        found[at] = np.where(named[at], found[at], again)
+    return found
+
+
+def _repeated(columns: list[Array]) -> Bools:
+    """Rows that say what an earlier row says: bool (n,)."""
+    repeats = np.ones(len(columns[0]), dtype=bool)
+    repeats[distinct(columns, len(repeats))[0]] = False
+    return repeats
 
 
 def _volume(training: Frame, step: int) -> LikeHours:

@@ -71,8 +71,7 @@ class Expectations:
 def expectations(reference: Reference, policy: Policy) -> Expectations:
     """Like-hour losses of the release and of the naive baseline over the gate's period, and the labels that the baseline starts from."""
     gate = reference.gate
-    bare = [Frame(part.event_us, {}, part.prediction, part.label, part.release) for part in (reference.training, gate)]
-    history = concat(bare)
+    history = concat([_bare(reference.training), _bare(gate)])
     naive = losses(season_ago(history, gate.event_us, policy.period_us), gate.label, policy.loss)
     scored = losses(gate.prediction, gate.label, policy.loss)
     like_naive = LikeHours(gate.event_us, naive, period_us=policy.period_us)
@@ -84,6 +83,10 @@ def expectations(reference: Reference, policy: Policy) -> Expectations:
     ]
     usual = float(np.median([ratio for ratio in ratios if np.isfinite(ratio)] or [1.0]))
     return Expectations(LikeHours(gate.event_us, scored, period_us=policy.period_us), like_naive, history, usual if usual > 0 else 1.0)
+
+
+def _bare(rows: Frame) -> Frame:
+    return Frame(rows.event_us, {}, rows.prediction, rows.label, rows.release)
 
 
 def score_window(expected: Expectations, served: Frame, history: Frame, start_us: int, policy: Policy) -> WindowScore | None:
@@ -143,13 +146,14 @@ def judge_quality(
     start, end = window_us
     if release == state.release and end <= state.judged_until_us:
         return _undecided(subject, window_us, "this window has been judged already", 0), state
-    rows = served.between(start, end)
+    rows = _bare(served).between(start, end)
     rows = rows.take(rows.release == release)
     n = int(np.isfinite(losses(rows.prediction, rows.label)).sum())
     if release != state.release:
         state = QualityState(release, before=_rebased((*state.before, *state.scores)[-_MEMORY:], expected, policy))
     scores, bettor = state.scores, state.bettor
-    score = score_window(expected, rows, concat([expected.history, served]), start, policy) if n >= policy.min_labels else None
+    history = concat([expected.history, _bare(served)]) if n >= policy.min_labels else expected.history
+    score = score_window(expected, rows, history, start, policy) if n >= policy.min_labels else None
     if score is None or score.expected <= 0:
         kept = msgspec.structs.replace(state, judged_until_us=end)
         return _undecided(subject, window_us, f"{n} labels are due in this window; {policy.min_labels} are needed", n), kept

@@ -24,10 +24,24 @@ def binomial_tail(k: int, n: int, p: float) -> float:
         return 0.0
     if p >= 1:
         return 1.0
-    logs = [
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
-        for i in range(k, n + 1)
-    ]
+    whole, yes, no = math.lgamma(n + 1), math.log(p), math.log1p(-p)
+
+    def chance(i: int) -> float:
+        return whole - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * yes + (n - i) * no
+
+    # terms fall off on both sides of the likeliest count; those too small to change the sum are left out
+    likeliest = min(n, max(k, math.floor((n + 1) * p)))
+    peak = chance(likeliest)
+    logs = [peak]
+    for i in range(likeliest - 1, k - 1, -1):
+        logs.append(chance(i))
+        if logs[-1] < peak - 800:
+            break
+    logs.reverse()
+    for i in range(likeliest + 1, n + 1):
+        logs.append(chance(i))
+        if logs[-1] < peak - 40:
+            break
     top = max(logs)
     return min(1.0, math.exp(top) * sum(math.exp(value - top) for value in logs))
 

@@ -14,8 +14,9 @@ from andon.core.clocks import DAY_US, to_iso
 from andon.core.verdicts import Evidence, SliceResult, Status, Verdict
 from andon.monitoring import input_tests as tests
 from andon.monitoring.input_tests import Finding
-from andon.monitoring.laws import encode
-from andon.monitoring.profiles import Profile, baseline, by_day, day_maximum, day_statistics, longest_runs, partner_moves, profile
+from andon.monitoring.laws import absent
+from andon.monitoring.phases import by_day
+from andon.monitoring.profiles import Profile, day_maximum, day_statistics, level_jumps, longest_runs, partner_moves, profile
 from andon.monitoring.records import Array, Floats, Frame, Policy
 from andon.monitoring.tails import fit_tail
 
@@ -86,12 +87,10 @@ def _level_p(name: str, training: Frame, known: Profile) -> list[float]:
     """The tail probability of each day's jump of level against the week before."""
     number = known.numbers.get(name)
     if number is None:
-        return [1.0] * len(np.unique(training.event_us // DAY_US))
+        return [1.0] * len(by_day(training.event_us)[0])
     residual = (training.inputs[name] - number.like.expect_by_day(training.event_us)) / number.scale
     centre, _ = day_statistics(training.event_us, residual)
-    return [
-        number.shift.p(abs(level - baseline(tuple(centre[max(0, day - 7) : day].tolist())))) for day, level in enumerate(centre.tolist())
-    ]
+    return [number.shift.p(jump) for jump in level_jumps(centre).tolist()]
 
 
 def _ends_without(name: str, training: Frame, known: Profile, rows: Array) -> Mapping[str, tuple[float, ...]]:
@@ -107,7 +106,7 @@ def _unrelated(name: str, training: Frame, known: Profile, place: Array, alpha: 
     if law is None:
         return []
     residual = np.abs(training.inputs[name] - law.expect(training.inputs[law.partner])) / law.scale
-    daily = np.array([_median(residual[place == day]) for day in range(int(place.max()) + 1)])
+    daily, _ = day_statistics(training.event_us, residual)
     candidates = _extreme(daily)
     others = np.delete(daily, candidates)
     found = []
@@ -121,13 +120,8 @@ def _unrelated(name: str, training: Frame, known: Profile, place: Array, alpha: 
     return found
 
 
-def _median(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
-
-
 def _nulls(name: str, training: Frame, place: Array) -> list[tuple[int, Finding]]:
-    gone = encode(training.inputs[name])[0] < 0
+    gone = absent(training.inputs[name])
     share = np.bincount(place, weights=gone) / np.maximum(1, np.bincount(place))
     if not len(share) or float(np.median(share)) > 0.05:
         return []
@@ -159,7 +153,7 @@ def judge_training_data(training: Frame, *, subject: str, policy: Policy) -> Ver
     ``slices`` name the features, ``evidence`` the days to leave out. Too few rows for any answer (fewer than 20 days) is ``undecided``.
     """
     window = (int(training.event_us[0]), int(training.event_us[-1]) + 1) if len(training) else (0, 0)
-    days = len(np.unique(training.event_us // DAY_US))
+    days = len(by_day(training.event_us)[0])
     if days < 20:
         return Verdict(
             subject=subject,

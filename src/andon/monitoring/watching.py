@@ -2,7 +2,8 @@
 
 A window is judged once a request with a later event time has been answered: its inputs at once, the quality of the newest window whose
 labels are due (``Policy.label_delay_us`` later) at the same moment. A label counts if it was known by then, so the same events always give
-the same verdicts, whatever the wall clock.
+the same verdicts, whatever the wall clock. A row that comes after its window was judged changes no verdict; it counts where later windows
+look back. Of a long silence the first windows are judged, until nothing of it is left to judge; the rest is passed over in one step.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from andon import releases
 from andon.core.addresses import Address
-from andon.core.clocks import DAY_US
-from andon.core.errors import NotFound
+from andon.core.clocks import DAY_US, to_iso
+from andon.core.errors import AndonError, Unavailable
 from andon.core.verdicts import Verdict
 from andon.monitoring.comparison import ComparisonState, judge_comparison
 from andon.monitoring.drift import judge_drift
@@ -27,7 +28,7 @@ from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_non
 from andon.registry import get, manifest_of
 from andon.releases import ReleaseManifest
 from andon.store import Store
-from andon.telemetry import activity
+from andon.telemetry import Reach, first_us, reach
 
 HISTORY_US = 28 * DAY_US
 """How much of the log before a window is read: the season, the long runs, and what triage looks back over."""
@@ -45,7 +46,8 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """One judged window. ``born`` and ``served`` are None when the release was made without anything to compare with."""
+    """One judged window. ``born`` and ``served`` are None when the release was made without anything to compare with; ``passed_over``
+    says why a stretch of windows has no verdicts."""
 
     at_us: int
     release: str
@@ -54,6 +56,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     born: Born | None = None
     served: Frame | None = None
+    passed_over: str = ""
 
 
 class Watcher:
@@ -67,29 +70,40 @@ class Watcher:
         """Judge the next window that is due, or None when none is. Writes nothing."""
         policy = policy_of(store, service)
         if state.next_us is None:
-            first = activity(store, service).first_us
+            first = first_us(store, service)
             if first is None:
                 return None
             state = msgspec.structs.replace(state, next_us=first // policy.window_us * policy.window_us)
         assert state.next_us is not None
         start, end = state.next_us, state.next_us + policy.window_us
-        last = activity(store, service).last_us
-        if last is None or last < end:
+        # From here on back nothing is left to judge: neither this window nor the one whose labels are due now, and the one before was
+        # judged to be empty.
+        silent_since = min(start, policy.matured(end) - policy.window_us) - policy.window_us
+        seen = reach(store, service, silent_since, end)
+        if seen.next_us is None:
             return None
-        return self._judge(store, service, state, (start, end), policy)
+        if not seen.rows:
+            resumed = seen.next_us // policy.window_us * policy.window_us
+            why = f"nothing was asked between {to_iso(silent_since)} and {to_iso(seen.next_us)}"
+            moved_on = msgspec.structs.replace(state, next_us=resumed)
+            return Judged(at_us=resumed, release="", verdicts=(), state=moved_on, policy=policy, passed_over=why)
+        return self._judge(store, service, state, (start, end), policy, seen)
 
-    def _judge(self, store: Store, service: str, state: WatchState, window: tuple[int, int], policy: Policy) -> Judged:
+    def _judge(self, store: Store, service: str, state: WatchState, window: tuple[int, int], policy: Policy, seen: Reach) -> Judged:
         began = time.perf_counter()
         start, end = window
-        live = _live(store, service, end)
+        live = _live(store, service, end, seen.arrived_us)
         subject = str(Address("service", service))
         moved_on = msgspec.structs.replace(state, next_us=end)
         if live is None:
-            return Judged(at_us=end, release="", verdicts=(), state=moved_on, policy=policy)
+            return Judged(at_us=end, release="", verdicts=(), state=moved_on, policy=policy, passed_over="nothing held production")
         try:
             known = self.born(store, live, policy)
-        except NotFound as error:
-            message = error.message
+        except Unavailable:
+            raise  # the disk or the ledger is away for a while: this window waits for it
+        except AndonError as error:
+            # What the release was born with is not there, is damaged, or cannot be run: said in every window, and no page for it.
+            message = f"{error.message} ({error.next_step})" if error.next_step else error.message
             verdict = Verdict(subject=subject, check="live-quality", status="undecided", message=message, at_us=end, window_us=window)
             return Judged(at_us=end, release=live, verdicts=(verdict,), state=moved_on, policy=policy)
         served = served_frame(store, known.manifest, start - HISTORY_US, end, end)
@@ -111,6 +125,7 @@ class Watcher:
         )
         rows = served.between(*labelled)
         previous = releases.rollback_target(store, known.manifest.service) or ""
+        previous = "" if previous == known.address else previous  # an old window, judged after a rollback to what was live in it
         other = manifest_of(get(store, previous), ReleaseManifest) if previous else None
         answers = replay_or_none(self.replay, other, rows) if len(rows) and np.isfinite(rows.label).any() else None
         comparison_verdict, comparison = judge_comparison(
@@ -136,9 +151,19 @@ class Watcher:
         return self._born[key]
 
 
-def _live(store: Store, service: str, at_us: int) -> str | None:
-    """The release in production at an event time: by the moves that say when they happened, else the one that holds it now."""
+def _live(store: Store, service: str, end_us: int, arrived_us: int | None) -> str | None:
+    """The release that held production at a window's end.
+
+    A move counts if it was made before: by its event time, or, if nobody gave one, if the window's newest request came in after it. So a
+    controller that repeats a window after a crash, or catches up with a week, sees the same release as the first time.
+    """
     turns = [turn for turn in releases.turns(store, service) if turn.channel == releases.PRODUCTION]
-    earlier = [turn for turn in turns if turn.event_us is None or turn.event_us <= at_us]
+
+    def before(turn: releases.Turn) -> bool:
+        if turn.event_us is not None:
+            return turn.event_us < end_us
+        return arrived_us is None or turn.at_us <= arrived_us
+
+    earlier = [turn for turn in turns if before(turn)]
     chosen = earlier[-1:] or turns[:1]
     return chosen[0].release if chosen else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from andon import releases
 from andon.core.actors import Actor, current_actor
 from andon.core.addresses import Address
-from andon.core.errors import InvalidInput
+from andon.core.errors import InvalidInput, LeaseHeld, NotFound
 from andon.core.verdicts import Verdict
 from andon.operations.session import current_store
 from andon.store import Store, leases
@@ -26,16 +27,27 @@ def cord(service: str | Address, *, why: str, store: Store | None = None, actor:
 
 
 def watch(service: str | Address, *, store: Store | None = None) -> list[Verdict]:
-    """Judge every window of a service that is due, act on what is found, and return the verdicts."""
+    """Judge every window of a service that is due, act on what is found, and return the verdicts.
+
+    Raises ``NotFound`` when nothing is in production, ``LeaseHeld`` while another process watches it.
+    """
     from andon.incidents.controller import IncidentController
     from andon.serving.replaying import Replayer
 
     store = store or current_store()
     found: list[Verdict] = []
     with Replayer(store) as replay:
-        controller = IncidentController(replay)
-        while (judged := controller.step(store, _name(service))) is not None:
-            found += judged.verdicts
+        controller, name = IncidentController(replay), _name(service)
+        if releases.service_state(store, name).current() is None:
+            raise NotFound("nothing is in production under that name", address=str(Address("service", name)))
+        try:
+            while (judged := controller.step(store, name)) is not None:
+                found += judged.verdicts
+        except LeaseHeld as error:
+            raise LeaseHeld(
+                "another process watches this service", next_step="`andon up` does it all the time; see `andon show`", **error.fields
+            ) from None
+        controller.let_go(store, name)
     return found
 
 

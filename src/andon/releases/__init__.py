@@ -2,7 +2,7 @@
 
 from andon.registry import ANY as ANY_HOLDER
 from andon.releases.making import Examples, Made, Scorer, assemble, make
-from andon.releases.moving import COMPONENTS, Component, Moved, deploy, reject, rollback, rollback_target, turns, waive
+from andon.releases.moving import COMPONENTS, Component, Moved, deploy, reject, rollback, rollback_in, rollback_target, turns, waive
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.releases.scored import read_scored
 from andon.releases.services import (
@@ -11,9 +11,12 @@ from andon.releases.services import (
     TrainingBlock,
     Turn,
     allow_training,
+    allow_training_in,
     block_training,
+    block_training_in,
     blocked_spans,
     service_state,
+    service_state_in,
     stream_of,
 )
 
@@ -33,16 +36,20 @@ __all__ = [
     "TrainingBlock",
     "Turn",
     "allow_training",
+    "allow_training_in",
     "assemble",
     "block_training",
+    "block_training_in",
     "blocked_spans",
     "deploy",
     "make",
     "read_scored",
     "reject",
     "rollback",
+    "rollback_in",
     "rollback_target",
     "service_state",
+    "service_state_in",
     "stream_of",
     "turns",
     "waive",

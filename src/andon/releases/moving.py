@@ -81,31 +81,60 @@ def rollback(
 
     Raises ``NotFound`` when there is nothing to go back to, ``Incompatible``, ``InvalidInput``, ``AliasMoved`` or ``Conflict``.
     """
+    now_us = store.clock.now_us()
+    waiver = store.ids.new()
+    return store.ledger.write(
+        lambda c: rollback_in(
+            c,
+            service,
+            now_us=now_us,
+            actor=actor,
+            reason=reason,
+            only=only,
+            to=to,
+            channel=channel,
+            event_us=event_us,
+            expected=expected,
+            waiver=waiver,
+        )
+    )
+
+
+def rollback_in(
+    connection: Connection,
+    service: str,
+    *,
+    now_us: int,
+    actor: Actor,
+    reason: str,
+    only: Sequence[Component] = (),
+    to: str | Address | None = None,
+    channel: str = PRODUCTION,
+    event_us: int | None = None,
+    expected: Any = ANY,
+    waiver: str = "",
+) -> Moved:
+    """``rollback`` inside the caller's transaction; ``waiver`` is the id of the waiver that a partial one grants."""
     if not reason.strip():
         raise InvalidInput("a rollback needs a reason: it is what the next person reads", field="why")
     unknown = [name for name in only if name not in COMPONENTS]
     if unknown:
         raise InvalidInput(f"a release has no component {unknown[0]!r}; it has {', '.join(COMPONENTS)}", field="only")
-    now_us = store.clock.now_us()
-
-    def work(connection: Connection) -> Moved:
-        state = service_state_in(connection, service)
-        current = read_alias_in(connection, Address("service", service, None, channel))
-        if current is None:
-            raise NotFound("nothing holds this channel", address=f"service:{service}@{channel}", next_step="deploy a release first")
-        target = _target(connection, state, current, channel, now_us, to)
-        stream = stream_of(service)
-        if only:
-            version = _recombine(connection, current, target, tuple(only), now_us, actor, reason)
-            body = {"release": str(version.address), "id": store.ids.new(), "expires_us": now_us + PARTIAL_WAIVER_US}
-            streams.append(connection, stream, "waived", body, at_us=now_us, actor=actor, reason=f"partial rollback: {reason}")
-        else:
-            version = get_in(connection, target)
-        moved = _move(connection, version, channel, "rolled-back", now_us, actor, reason, event_us, expected)
-        streams.append(connection, stream, "rejected", {"release": current}, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
-        return msgspec.structs.replace(moved, made=bool(only))
-
-    return store.ledger.write(work)
+    state = service_state_in(connection, service)
+    current = read_alias_in(connection, Address("service", service, None, channel))
+    if current is None:
+        raise NotFound("nothing holds this channel", address=f"service:{service}@{channel}", next_step="deploy a release first")
+    target = _target(connection, state, current, channel, now_us, to)
+    stream = stream_of(service)
+    if only:
+        version = _recombine(connection, current, target, tuple(only), now_us, actor, reason)
+        body = {"release": str(version.address), "id": waiver, "expires_us": now_us + PARTIAL_WAIVER_US}
+        streams.append(connection, stream, "waived", body, at_us=now_us, actor=actor, reason=f"partial rollback: {reason}")
+    else:
+        version = get_in(connection, target)
+    moved = _move(connection, version, channel, "rolled-back", now_us, actor, reason, event_us, expected)
+    streams.append(connection, stream, "rejected", {"release": current}, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
+    return msgspec.structs.replace(moved, made=bool(only))
 
 
 def rollback_target(store: Store, service: str, *, channel: str = PRODUCTION) -> str | None:

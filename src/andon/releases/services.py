@@ -167,19 +167,39 @@ def block_training(
     event_us: int | None = None,
 ) -> None:
     """Stop training for a service until ``allow_training``; ``since_us`` is the event time from which the data is bad."""
-    _append(store, service, "training-blocked", {"since_us": since_us, "incident": incident}, actor, reason, event_us)
+    now_us = store.clock.now_us()
+    store.ledger.write(
+        lambda c: block_training_in(
+            c, service, now_us=now_us, actor=actor, reason=reason, since_us=since_us, incident=incident, event_us=event_us
+        )
+    )
+
+
+def block_training_in(
+    connection: Connection,
+    service: str,
+    *,
+    now_us: int,
+    actor: Actor,
+    reason: str,
+    since_us: int | None = None,
+    incident: str | None = None,
+    event_us: int | None = None,
+) -> None:
+    """``block_training`` inside the caller's transaction."""
+    body = {"since_us": since_us, "incident": incident}
+    streams.append(connection, stream_of(service), "training-blocked", body, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
 
 
 def allow_training(store: Store, service: str, *, actor: Actor, reason: str, event_us: int | None = None) -> None:
     """Let training go on."""
-    _append(store, service, "training-allowed", {}, actor, reason, event_us)
-
-
-def _append(store: Store, service: str, kind: str, body: dict[str, Any], actor: Actor, reason: str, event_us: int | None) -> None:
     now_us = store.clock.now_us()
-    store.ledger.write(
-        lambda c: streams.append(c, stream_of(service), kind, body, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
-    )
+    store.ledger.write(lambda c: allow_training_in(c, service, now_us=now_us, actor=actor, reason=reason, event_us=event_us))
+
+
+def allow_training_in(connection: Connection, service: str, *, now_us: int, actor: Actor, reason: str, event_us: int | None = None) -> None:
+    """``allow_training`` inside the caller's transaction."""
+    streams.append(connection, stream_of(service), "training-allowed", {}, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
 
 
 def blocked_spans(store: Store, service: str) -> list[tuple[int, int | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,13 +15,18 @@ from andon.store.schema import cursors, leases
 T = TypeVar("T")
 
 
-def take_lease(connection: Connection, name: str, holder: str, *, now_us: int, for_us: int) -> int:
-    """Take or renew a lease; returns its fence, which grows with each new holder. Raises ``LeaseHeld`` while another's is unexpired."""
+def take_lease(
+    connection: Connection, name: str, holder: str, *, now_us: int, for_us: int, alive: Callable[[str], bool] | None = None
+) -> int:
+    """Take or renew a lease; returns its fence, which grows with each new holder. Raises ``LeaseHeld`` while another's is unexpired.
+
+    A holder that is not ``alive`` holds nothing: where the caller can see that a process was killed, nobody waits for its lease to expire.
+    """
     row = connection.execute(select(leases).where(leases.c.name == name)).first()
     if row is None:
         connection.execute(insert(leases).values(name=name, holder=holder, fence=1, expires_us=now_us + for_us))
         return 1
-    if row.holder != holder and row.expires_us > now_us:
+    if row.holder != holder and row.expires_us > now_us and (alive is None or alive(row.holder)):
         raise LeaseHeld(name=name, holder=row.holder, expires_us=row.expires_us)
     fence = row.fence if row.holder == holder else row.fence + 1
     connection.execute(update(leases).where(leases.c.name == name).values(holder=holder, fence=fence, expires_us=now_us + for_us))

@@ -39,13 +39,13 @@ def append(
     expected: int | None = None,
 ) -> int:
     """Add an event of type ``kind``; returns its ``n``. With ``expected``, raises ``Conflict`` unless that is the last ``n`` so far."""
-    last = connection.execute(select(func.max(events.c.n)).where(events.c.stream == stream)).scalar() or 0
-    if expected is not None and expected != last:
-        raise Conflict("the stream has moved on since you looked", stream=stream, expected=expected, found=last)
+    n = last(connection, stream)
+    if expected is not None and expected != n:
+        raise Conflict("the stream has moved on since you looked", stream=stream, expected=expected, found=n)
     connection.execute(
         insert(events).values(
             stream=stream,
-            n=last + 1,
+            n=n + 1,
             type=kind,
             body=canonical_json(body),
             at_us=at_us,
@@ -54,7 +54,12 @@ def append(
             reason=reason,
         )
     )
-    return int(last) + 1
+    return n + 1
+
+
+def last(connection: Connection, stream: str) -> int:
+    """The number of a stream's newest event; 0 when there is none."""
+    return int(connection.execute(select(func.max(events.c.n)).where(events.c.stream == stream)).scalar() or 0)
 
 
 def read(connection: Connection, stream: str, *, after: int = 0) -> list[Event]:

@@ -1,5 +1,5 @@
 """Queries over the logs: what was served, with the labels that are known by then."""
 
-from andon.telemetry.served import Activity, activity, served_rows
+from andon.telemetry.served import Reach, first_us, reach, served_rows
 
-__all__ = ["Activity", "activity", "served_rows"]
+__all__ = ["Reach", "first_us", "reach", "served_rows"]

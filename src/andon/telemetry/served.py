@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from andon.core.clocks import HOUR_US
 from andon.logs.labels import table_name as labels_table
 from andon.logs.predictions import table_name as predictions_table
 from andon.store import Store
@@ -14,22 +15,45 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Activity(msgspec.Struct, frozen=True):
-    """How far a service's log reaches. ``None`` when it is empty; instants in microseconds of event time."""
+SKEW_US = HOUR_US
+"""How far a row's event time may lie after its arrival before it says nothing of what time it is: a replica's clock may be fast, but one
+caller that writes the year 2099 must not take every window until then for over."""
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """What the log holds around one window. Instants in microseconds of event time, but ``arrived_us``, which is wall time.
+
+    ``rows``: how many were answered from the look-back to the window's end. ``arrived_us``: when the newest of them came in.
+    ``next_us``: the first row at or after the window's end, which is what makes the window due.
+    """
 
     rows: int
-    first_us: int | None
-    last_us: int | None
+    arrived_us: int | None
+    next_us: int | None
 
 
-def activity(store: Store, service: str, *, channel: str = "production") -> Activity:
-    """How many rows a channel has answered, and between which event times."""
-    found = store.tables.query(
-        f'select count(*) as n, min(epoch_us(event_time)) as first, max(epoch_us(event_time)) as last from "{predictions_table(service)}"'
-        + ("" if not _has_rows(store, service) else " where channel = ?"),
-        [channel] if _has_rows(store, service) else [],
-    ).to_pylist()[0]
-    return Activity(found["n"], found["first"], found["last"])
+def reach(store: Store, service: str, since_us: int, end_us: int, *, channel: str = "production") -> Reach:
+    """What a channel answered in ``[since_us, end_us)``, and whether it went on."""
+    if not _has_rows(store, service):
+        return Reach(0, None, None)
+    sql = f"""
+        select count(*) filter (event_time < end_at) as n,
+          arg_max(epoch_us(arrival_time), event_time) filter (event_time < end_at) as arrived,
+          min(epoch_us(event_time)) filter (event_time >= end_at) as next
+        from (select *, make_timestamptz(?) as end_at from "{predictions_table(service)}")
+        where channel = ? and event_time >= make_timestamptz(?) and {_CREDIBLE}
+    """
+    found = store.tables.query(sql, [end_us, channel, since_us], start_us=since_us).to_pylist()[0]
+    return Reach(found["n"], found["arrived"], found["next"])
+
+
+def first_us(store: Store, service: str, *, channel: str = "production") -> int | None:
+    """The earliest event time that a channel has answered."""
+    if not _has_rows(store, service):
+        return None
+    sql = f'select min(epoch_us(event_time)) as first from "{predictions_table(service)}" where channel = ? and {_CREDIBLE}'
+    found: int | None = store.tables.query(sql, [channel]).to_pylist()[0]["first"]
+    return found
 
 
 def served_rows(
@@ -38,7 +62,9 @@ def served_rows(
     """Rows answered with ``start_us <= event_time < end_us``, in event-time order: the prediction log's columns and ``label``.
 
     A label counts if it was known (its own event time) by ``known_by_us``, so that the same events always give the same rows; of several
-    the newest counts. A request that was answered twice (a retry) appears once, as last answered.
+    the one that became known last counts (of those, the one that arrived last; of those, the largest). So a correction changes no window
+    that was judged before it became known, and counts in every later look. Labels of requests that were never answered match nothing. A
+    request that was answered twice (a retry) appears once, as last answered.
     """
     if not _has_rows(store, service):
         return store.tables.scan(predictions_table(service), start_us=0, end_us=0)
@@ -47,14 +73,14 @@ def served_rows(
         with answered as (
           select * from "{predictions_table(service)}"
           where event_time >= make_timestamptz(?) and event_time < make_timestamptz(?) and channel = ?
-          qualify row_number() over (partition by request_id, "row" order by arrival_time desc) = 1
+          qualify row_number() over (partition by request_id, "row" order by arrival_time desc, event_time desc, release desc) = 1
         )
     """
     params: list[object] = [start_us, end_us, channel]
     if labels_table(service) in store.tables.names():
         sql += f"""
         , told as (
-          select request_id, "row", arg_max(label, (event_time, arrival_time)) as label from "{labels_table(service)}"
+          select request_id, "row", arg_max(label, (event_time, arrival_time, label)) as label from "{labels_table(service)}"
           where event_time >= make_timestamptz(?) and event_time <= make_timestamptz(?) group by all
         )
         select answered.*, told.label from answered left join told using (request_id, "row") order by event_time, request_id, "row"
@@ -63,6 +89,9 @@ def served_rows(
     else:
         sql += ' select answered.*, cast(null as double) as label from answered order by event_time, request_id, "row"'
     return store.tables.query(sql, params, start_us=start_us)
+
+
+_CREDIBLE = f"event_time <= arrival_time + to_microseconds({SKEW_US})"
 
 
 def _has_rows(store: Store, service: str) -> bool:

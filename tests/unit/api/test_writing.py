@@ -103,3 +103,16 @@ def test_wrong_json_is_a_clear_400(client: Client, body: bytes) -> None:
 def test_the_actor_of_a_write_is_checked(client: Client, actor: str, status: int) -> None:
     answer = client.post(f"{SERVICE}/rollback", json={"reason": "x"}, headers={"x-andon-actor": actor})
     assert answer.status_code == status, answer.text
+
+
+def test_what_a_page_calls_deployable_is_what_deploy_accepts(client: Client, seeded: Store) -> None:
+    client.post(f"{SERVICE}/rollback", json={"reason": "so that one is rejected"})
+    client.post("/api/v1/releases/answers/1/waive", json={"reason": "so that one is waived", "lasting": "1h"})
+    seen = set()
+    for service in ("bikes", "answers", "power"):
+        for row in client.get(f"/api/v1/services/{service}").json()["releases"]:
+            answer = client.post(f"/api/v1/services/{service}/deploy", json={"release": row["address"], "reason": "to see"})
+            assert (answer.status_code == 200) == row["deployable"], (row, answer.text)
+            seen.add((row["state"].split(":")[0], row["deployable"]))
+    assert {deployable for _, deployable in seen} == {True, False}
+    assert len(seen) >= 4

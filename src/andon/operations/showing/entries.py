@@ -104,13 +104,12 @@ def lineage_view(store: Store, address: str | Address, direction: Direction = "b
     graph = lineage(store, address, direction, limit=limit)
     depth = {graph.root: 0}
     for step, near, far in ((-1, "child", "parent"), (1, "parent", "child")):
-        frontier = {graph.root}
-        level = 0
-        while frontier:
+        away, frontier, level = dict[str, int](), {graph.root}, 0
+        while frontier and abs(level) < len(graph.nodes):  # the longest way from the root, so that every link points one way
             level += step
-            reached = {getattr(edge, far) for edge in graph.edges if getattr(edge, near) in frontier} - depth.keys()
-            depth |= dict.fromkeys(sorted(reached), level)
-            frontier = reached
+            frontier = {getattr(edge, far) for edge in graph.edges if getattr(edge, near) in frontier}
+            away |= dict.fromkeys(sorted(frontier), level)
+        depth |= {name: at for name, at in away.items() if name not in depth}
     return LineageView(root=graph.root, nodes=graph.nodes, edges=graph.edges, depth=depth, truncated=graph.truncated)
 
 

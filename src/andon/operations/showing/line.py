@@ -203,7 +203,7 @@ def _of_event(event: streams.Event) -> Happening:
         address=str(release) if event.type in ("rejected", "waived") else event.stream,
         what=what,
         actor=event.actor,
-        reason=event.reason,
+        reason="" if event.reason in what else event.reason,
         light=light,
     )
 

@@ -141,6 +141,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any]
     series: tuple[SeriesRow, ...]
     completeness: tuple[Present, ...]
+    score: float
+    """How complete it is, 0 to 1, each part by its weight."""
     artifacts: tuple[ArtifactRow, ...]
     inputs: tuple[InputRow, ...]
     made: tuple[Edge, ...]
@@ -175,7 +177,7 @@ class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineageView(msgspec.Struct, frozen=True, kw_only=True):
-    """Part of the lineage around ``root``; ``depth`` puts it at 0, what it was made from below, what was made from it above."""
+    """Part of the lineage around ``root``; ``depth`` puts it at 0, what it was made from below, what came of it above."""
 
     root: str
     nodes: tuple[str, ...]

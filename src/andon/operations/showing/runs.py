@@ -13,6 +13,7 @@ from andon.operations.showing.records import ArtifactRow, InputRow, Present, Run
 from andon.registry import Edge, tags_of
 from andon.store import Store
 from andon.store import schema as s
+from andon.tracking.completeness import completeness_of
 
 SHOWN_KEYS = 6
 MAX_POINTS = 2_000
@@ -83,11 +84,13 @@ def run_view(store: Store, address: str | Address) -> RunView:
         artifacts = connection.execute(select(s.artifacts).where(s.artifacts.c.run == at.name).order_by(s.artifacts.c.path)).all()
         inputs = connection.execute(select(s.run_inputs).where(s.run_inputs.c.run == at.name).order_by(s.run_inputs.c.address)).all()
         made = connection.execute(select(s.edges).where(s.edges.c.parent == str(at)).order_by(s.edges.c.child)).all()
+    whole = completeness_of(store, at.name)
     return RunView(
         run=row,
         facts=facts,
         series=tuple(_series(one) for one in series),
-        completeness=_completeness(row, facts, len(inputs), len(artifacts)),
+        completeness=tuple(Present(name=p.name, present=p.present, detail=p.found if p.present else p.advice) for p in whole.parts),
+        score=whole.score,
         artifacts=tuple(ArtifactRow(path=a.path, digest=a.digest, size_bytes=a.size_bytes, media_type=a.media_type) for a in artifacts),
         inputs=tuple(InputRow(address=i.address, digest=i.digest, context=i.context) for i in inputs),
         made=tuple(Edge(edge.child, edge.parent, edge.role) for edge in made),
@@ -97,39 +100,6 @@ def run_view(store: Store, address: str | Address) -> RunView:
 
 def _series(row: Any) -> SeriesRow:
     return SeriesRow(key=row.key, count=row.count, step=row.step, value=None if row.special else row.value, min=row.min, max=row.max)
-
-
-def _completeness(row: RunRow, facts: dict[str, Any], inputs: int, artifacts: int) -> tuple[Present, ...]:
-    """What belongs in a run, and whether it is there."""
-    code, environment, hardware = facts.get("code") or {}, facts.get("environment") or {}, facts.get("hardware") or {}
-    dirty = " with uncommitted changes, kept as a diff" if code.get("dirty_diff") else ""
-    ran = code.get("entry_point") or " ".join(code.get("argv") or ())
-    seeds = facts.get("seeds") or {}
-
-    def item(name: str, there: Any, detail: str, missing: str) -> Present:
-        return Present(name=name, present=bool(there), detail=detail if there else missing)
-
-    return (
-        item("code", code.get("commit"), f"commit {str(code.get('commit'))[:12]}{dirty}", "run it inside a git repository"),
-        item("entry point", ran, str(ran), "start it with `andon run -- CMD`"),
-        item("data", inputs, f"{inputs} dataset{'s' if inputs != 1 else ''} by digest", 'read data with andon.dataset("dataset:NAME")'),
-        item("params", row.params, f"{len(row.params)} recorded", "andon.run(…, params={…})"),
-        item("metrics", row.metrics, f"{len(row.metrics)} series", 'run.log({"mae": …}, step=…)'),
-        item("artifacts", artifacts, f"{artifacts} kept", "run.log_artifact(path) or run.log_model(…)"),
-        item("environment", environment.get("requirements"), _environment_says(environment), "no package list was captured"),
-        item("hardware", hardware.get("cpu"), f"{hardware.get('cores')} cores, {hardware.get('cpu')}", "not captured"),
-        item(
-            "seeds",
-            seeds,
-            ", ".join(f"{k} {v}" for k, v in seeds.items()),
-            "set them through andon.run(…, seed=…) so that it can be repeated",
-        ),
-        item("ending", row.ended_us, row.status, "it is still running, or died without a word"),
-    )
-
-
-def _environment_says(environment: dict[str, Any]) -> str:
-    return f"Python {environment.get('python')}, {len(environment.get('requirements') or ())} packages locked"
 
 
 def series_points(store: Store, run: str | Address, key: str, *, limit: int = MAX_POINTS) -> SeriesPoints:
