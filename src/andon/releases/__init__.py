@@ -1,10 +1,10 @@
 """Releases: everything that answers a request pinned under one digest, the channels that point to them, and the way back."""
 
 from andon.registry import ANY as ANY_HOLDER
-from andon.releases.making import Examples, Made, Scorer, assemble, make
+from andon.releases.making import Made, Scorer, assemble, make
 from andon.releases.moving import COMPONENTS, Component, Moved, deploy, reject, rollback, rollback_in, rollback_target, turns, waive
 from andon.releases.records import CodePin, Pin, ReleaseManifest
-from andon.releases.scored import read_scored
+from andon.releases.scored import Examples, read_scored
 from andon.releases.services import (
     PRODUCTION,
     ServiceState,

@@ -16,6 +16,7 @@ from andon.gates import GateEvidence, judge, policy_at
 from andon.models.records import ModelManifest, Signature
 from andon.registry import Parent, get_in, manifest_of, record_verdicts_in, register_in
 from andon.releases.records import CodePin, Pin, ReleaseManifest
+from andon.releases.scored import Examples, keep_scored
 from andon.releases.services import service_state_in, stream_of
 from andon.store import Store, streams
 from andon.tracking.records import EnvironmentLock
@@ -30,17 +31,6 @@ class Scorer(Protocol):
     def __call__(self, manifest: ReleaseManifest, columns: Columns) -> NDArray[Any]:
         """Predictions, float64 (n,), for columns of length n. Raises ``BuildFailed``, ``LoadFailed`` or ``ModelFailed``."""
         ...
-
-
-class Examples(msgspec.Struct, frozen=True, kw_only=True):
-    """The evaluation examples in columns, in event-time order, and what is known to compare with."""
-
-    columns: dict[str, Any]
-    label: Any
-    event_us: Any
-    baseline: Any = None
-    baseline_name: str = ""
-    training: dict[str, Any] = {}
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,8 +129,6 @@ def make(
 
 
 def _evidence(store: Store, manifest: ReleaseManifest, examples: Examples, score: Scorer) -> tuple[GateEvidence, ReleaseManifest]:
-    from andon.releases.scored import keep_scored
-
     columns = {column.name: examples.columns[column.name] for column in manifest.signature.inputs if column.name in examples.columns}
     missing = [column.name for column in manifest.signature.inputs if column.required and column.name not in columns]
     if missing:

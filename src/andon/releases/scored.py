@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from andon.store import Store
@@ -12,7 +13,16 @@ from andon.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from andon.releases.making import Examples
+
+class Examples(msgspec.Struct, frozen=True, kw_only=True):
+    """The evaluation examples in columns, in event-time order, and what is known to compare with."""
+
+    columns: dict[str, Any]
+    label: Any
+    event_us: Any
+    baseline: Any = None
+    baseline_name: str = ""
+    training: dict[str, Any] = {}
 
 
 def keep_scored(store: Store, examples: Examples, columns: Any, prediction: Any) -> str:
