@@ -45,9 +45,8 @@ class Watched:
 
 def releases(home: Path, kind: str) -> tuple[str, str]:
     """Two releases that answer 5 and 6 to the request; the first is in production."""
-    from tests.unit.serving.line import ECHO, Line
-
     from andon.store import open_store
+    from tests.unit.serving.line import ECHO, Line
 
     with open_store(home) as store:
         line = Line(store, home / "scratch", "bench")

@@ -95,10 +95,9 @@ def cpu_s(pid: int) -> float:
 
 def make_release(home: Path) -> Path:
     """A home with one linear ONNX release of ``FEATURES`` inputs in production; returns the model's file."""
-    from tests.unit.serving.line import Line, linear_onnx
-
     from andon.models import Column, Signature
     from andon.store import open_store
+    from tests.unit.serving.line import Line, linear_onnx
 
     signature = Signature(tuple(Column(f"f{at}", "double") for at in range(FEATURES)), (Column("y", "double"),))
     with open_store(home) as store:

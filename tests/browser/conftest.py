@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.browser.seeding import seed
 
 from andon.api.app import create_app
 from andon.api.server import Server
@@ -23,6 +22,7 @@ from andon.board import routes
 from andon.board.rendering import error_page
 from andon.core.clocks import ManualClock
 from andon.store import Store, memory_store
+from tests.browser.seeding import seed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import msgspec
-from tests.browser.making import ANA, BEN, LIVE_US, LOCK, keep, model_of, others, predictions, quality, release, replica, run, tick
 
 from andon.core.actors import Actor
 from andon.core.clocks import DAY_US, HOUR_US, ManualClock
@@ -15,6 +14,7 @@ from andon.gates import BeatsBaseline, GatePolicy, NotWorse, Rule, register_poli
 from andon.registry import move_alias, register, set_tag
 from andon.releases import block_training, deploy
 from andon.store import Store, streams
+from tests.browser.making import ANA, BEN, LIVE_US, LOCK, keep, model_of, others, predictions, quality, release, replica, run, tick
 
 WATCH = Actor("controller", "incidents")
 INCIDENT = "01KB8R5W3V9Q7T2M4N6P8S0XYZ"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import insert
-from tests.browser.conftest import ARTIFACTS, OpenPage, Served
-from tests.browser.making import BEN
-from tests.browser.seeding import INCIDENT
 
 from andon.registry import register, set_tag
 from andon.releases import rollback, service_state
 from andon.store import schema as s
+from tests.browser.conftest import ARTIFACTS, OpenPage, Served
+from tests.browser.making import BEN
+from tests.browser.seeding import INCIDENT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
-from tests.conftest import ANA
 
 from andon.core.errors import Conflict, InvalidSettings, LeaseHeld
 from andon.core.settings import Settings
@@ -17,6 +16,7 @@ from andon.store import leases, streams
 from andon.store.ledger import open_ledger
 from andon.store.ports import Ledger
 from andon.store.schema import tag_changes, tags
+from tests.conftest import ANA
 
 
 @pytest.fixture(params=["sqlite", "memory", "postgres"])

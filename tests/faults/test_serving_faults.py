@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import select
-from tests.unit.serving.clients import Client, Dropped, Reply, Server, run
-from tests.unit.serving.line import Line, small_lock
 
 from andon.api.serving_server import listen, serve
 from andon.core.errors import PortTaken
 from andon.store import Store
 from andon.store.schema import replicas
+from tests.unit.serving.clients import Client, Dropped, Reply, Server, run
+from tests.unit.serving.line import Line, small_lock
 
 # x: 7 answers NaN, 66 ends the process, 5 takes its time, a negative number raises
 TEMPERAMENTAL = """

@@ -61,6 +61,7 @@ class IncidentController:
         self._holder = f"{Ids().new()} {holder()}"
         self._seen: int | None = None
         self._not_before_s = 0.0
+        self._renew_us: dict[str, int] = {}
 
     def close(self) -> None:
         """End the runners that replays started."""
@@ -123,15 +124,19 @@ class IncidentController:
     def _take(self, store: Store, service: str) -> None:
         """The lease on a service; one that a killed process of this machine left behind is free at once."""
         now_us = store.clock.now_us()
+        if now_us < self._renew_us.get(service, 0):
+            return
 
         def alive(held_by: str) -> bool:
             return is_alive(held_by.partition(" ")[2] or held_by, now_us + 1, now_us=now_us)
 
         store.ledger.write(lambda c: leases.take_lease(c, f"watch:{service}", self._holder, now_us=now_us, for_us=LEASE_US, alive=alive))
+        self._renew_us[service] = now_us + LEASE_US // 3
 
     def let_go(self, store: Store, service: str) -> None:
         """Give the lease back, so that another process can watch at once."""
         store.ledger.write(lambda c: leases.release_lease(c, f"watch:{service}", self._holder))
+        self._renew_us.pop(service, None)
 
     def pull(self, store: Store, service: str, *, actor: Actor, why: str) -> str:
         """Open an incident by hand and triage it at once; returns its address. Raises ``NotFound`` when nothing is in production."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ CLOCKS = ("time of day", "day of week", "time of week", "month", "day of month")
 _AGREES = 0.9
 _MIN_DAYS = 21
 _MAX_CODES = 64
+_NONE = np.array(None, dtype=object)
 
 
 def clock(name: str, event_us: Ints, step: int = HOUR_US) -> Ints:
@@ -63,16 +64,27 @@ def absent(column: Array) -> Bools:
     ([False, True], [False, True])
     """
     if column.dtype.kind == "O":
-        return np.asarray(np.equal(column, None) | np.not_equal(column, column), dtype=bool)
+        return np.asarray(np.equal(column, _NONE) | np.not_equal(column, column), dtype=np.bool_)
     return ~np.isfinite(column)
 
 
-def distinct(columns: Iterable[Array], n: int) -> tuple[Ints, Ints]:
-    """(the first row of each distinct combination of values, which combination each of ``n`` rows is); null equals null.
+def distinct(columns: Sequence[Array]) -> tuple[Ints, Ints]:
+    """(the first row of each distinct combination of values, which combination each row is); null equals null.
 
-    >>> [found.tolist() for found in distinct([np.array([1.0, 1.0, np.nan, np.nan]), np.array(["a", "a", None, "a"], dtype=object)], 4)]
+    >>> [found.tolist() for found in distinct([np.array([1.0, 1.0, np.nan, np.nan]), np.array(["a", "a", None, "a"], dtype=object)])]
     [[0, 3, 2], [0, 0, 2, 1]]
     """
+    n = len(columns[0])
+    fresh = np.ones(n, dtype=bool)
+    if n > 1:  # rows that only repeat the row before are left out of the search
+        fresh[1:] = np.logical_or.reduce([np.not_equal(column[1:], column[:-1]).astype(np.bool_) for column in columns])
+    at = np.flatnonzero(fresh)
+    first, group = _grouped([column[at] for column in columns]) if len(at) > 1 else (at[:1] * 0, at * 0)
+    return at[first], group[np.cumsum(fresh) - 1]
+
+
+def _grouped(columns: Sequence[Array]) -> tuple[Ints, Ints]:
+    n = len(columns[0])
     group = np.zeros(n, dtype=np.int64)
     for column in columns:
         if column.dtype.kind == "O":
@@ -150,7 +162,7 @@ class CalendarLaw:
     def expected(self, rows: Frame) -> Array:
         """The value the law demands for each row (n,): null where the others stand as training never saw them stand."""
         columns = _given(rows, self.given)
-        first, place = distinct(columns, len(rows))
+        first, place = distinct(columns)
         return _said([self.table.get(key) for key in _keys([column[first] for column in columns])])[place]
 
 
@@ -170,7 +182,7 @@ def broken(expected: Array, column: Array) -> Bools:
     [True, False, False]
     """
     known = ~absent(expected) & ~absent(column)
-    return np.asarray(known & np.not_equal(expected, column).astype(bool), dtype=bool)
+    return np.asarray(known & np.not_equal(expected, column).astype(np.bool_), dtype=np.bool_)
 
 
 def days_broken(place: Ints, mask: Bools) -> tuple[int, int]:

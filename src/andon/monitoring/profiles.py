@@ -94,7 +94,7 @@ def renewed(column: Array) -> Bools:
     [True, False, True, True]
     """
     fresh = np.ones(len(column), dtype=bool)
-    fresh[1:] = np.not_equal(column[1:], column[:-1]).astype(bool) | absent(column[1:])
+    fresh[1:] = np.not_equal(column[1:], column[:-1]).astype(np.bool_) | absent(column[1:])
     return fresh
 
 
@@ -340,7 +340,7 @@ def duplicates(rows: Frame) -> Array:
 def _repeated(columns: list[Array]) -> Bools:
     """Rows that say what an earlier row says: bool (n,)."""
     repeats = np.ones(len(columns[0]), dtype=bool)
-    repeats[distinct(columns, len(repeats))[0]] = False
+    repeats[distinct(columns)[0]] = False
     return repeats
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import msgspec
 import numpy as np
 
 from andon import datasets, registry
+from andon.core.clocks import to_us
 from andon.core.errors import AndonError, NotFound
+from andon.models.records import Dtype
 from andon.monitoring.importance import permutation_importance
 from andon.monitoring.profiles import Profile
 from andon.monitoring.quality import Expectations, expectations
@@ -43,8 +46,7 @@ class Born:
 def served_frame(store: Store, manifest: ReleaseManifest, start_us: int, end_us: int, known_by_us: int) -> Frame:
     """The rows that a service answered in production with ``start_us <= event time < end_us``, with labels known by ``known_by_us``."""
     table = served_rows(store, manifest.service, start_us, end_us, known_by_us=known_by_us)
-    names = [column.name for column in manifest.signature.inputs]
-    inputs = {name: _values(table, f"input.{name}") for name in names}
+    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in manifest.signature.inputs}
     return frame(
         _instants(table, "event_time"),
         inputs,
@@ -71,7 +73,10 @@ def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
     gate = _gate_frame(read_scored(store, str(manifest.scored)), manifest)
     training = _training_frame(datasets.read(store, manifest.data[0].address).table(), manifest, str(label), str(event_time))
     # With the gate's month: the level of "last week" is then that of the week before the launch, not of five weeks before.
-    kept, profile = sound(concat([training, gate]), policy)
+    # An instant moves on by nature, so a profile of it would call every new month a fault: how old the inputs are is judged instead
+    # (`source_time`).
+    instants = {column.name for column in manifest.signature.inputs if column.dtype == "datetime"}
+    kept, profile = sound(concat([_without(training, instants), _without(gate, instants)]), policy)
     training = kept.between(0, int(gate.event_us[0])) if len(gate) else kept
     importance = permutation_importance(gate, lambda columns: replay(manifest, columns), seed=0, loss=policy.loss)
     reference = Reference(training, gate, importance)
@@ -90,6 +95,33 @@ def policy_of(store: Store, service: str) -> Policy:
 def register_monitor_policy(store: Store, service: str, policy: Policy, **who: Any) -> registry.Version:
     """Register ``policy:monitor/SERVICE``; takes ``actor`` and ``reason``."""
     return registry.register(store, "policy", f"{POLICY_PREFIX}{service}", policy, **who)
+
+
+def typed(replay: Replay) -> Replay:
+    """A replay that takes a frame's columns (numbers are float64 there, instants microseconds) and hands on what the signature says."""
+
+    def call(manifest: ReleaseManifest, columns: Mapping[str, Array]) -> Array:
+        kinds = {column.name: column.dtype for column in manifest.signature.inputs}
+        return replay(manifest, {name: _as_sent(values, kinds.get(name)) for name, values in columns.items()})
+
+    return call
+
+
+def _as_sent(values: Array, dtype: Dtype | None) -> Array:
+    if values.dtype.kind != "f" or dtype not in ("boolean", "datetime"):
+        return values
+    null = np.isnan(values)
+    if dtype == "datetime":
+        return np.where(null, np.iinfo(np.int64).min, np.nan_to_num(values)).astype(np.int64).view("M8[us]")  # the least is NaT
+    if not null.any():
+        return values.astype(bool)
+    told = values.astype(bool).astype(object)
+    told[null] = None
+    return told
+
+
+def _without(rows: Frame, names: Collection[str]) -> Frame:
+    return dataclasses.replace(rows, inputs={name: column for name, column in rows.inputs.items() if name not in names})
 
 
 def replay_or_none(replay: Replay, manifest: ReleaseManifest | None, rows: Frame) -> Array | None:
@@ -116,7 +148,7 @@ def _sources(table: pa.Table, manifest: ReleaseManifest) -> Array | None:
 
 
 def _gate_frame(table: pa.Table, manifest: ReleaseManifest) -> Frame:
-    inputs = {column.name: _values(table, f"input.{column.name}") for column in manifest.signature.inputs}
+    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in manifest.signature.inputs}
     return frame(_instants(table, "event_time"), inputs, prediction=_numbers(table, "prediction"), label=_numbers(table, "label"))
 
 
@@ -124,7 +156,8 @@ def _training_frame(table: pa.Table, manifest: ReleaseManifest, label: str, even
     missing = [name for name in (label, event_time) if name not in table.column_names]
     if missing:
         raise NotFound(f"the training snapshot has no column {missing[0]!r}", dataset=manifest.data[0].address)
-    inputs = {column.name: _values(table, column.name) for column in manifest.signature.inputs if column.name in table.column_names}
+    there = [column for column in manifest.signature.inputs if column.name in table.column_names]
+    inputs = {column.name: _values(table, column.name, column.dtype) for column in there}
     return frame(_instants(table, event_time), inputs, label=_numbers(table, label))
 
 
@@ -145,16 +178,23 @@ def _numbers(table: pa.Table, name: str) -> Array:
     return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _values(table: pa.Table, name: str) -> Array:
+def _values(table: pa.Table, name: str, dtype: Dtype = "string") -> Array:
+    """A column as a frame holds it: float64 with NaN for null (an instant in microseconds), or text with None."""
     import pyarrow as pa
 
     if name not in table.column_names:
         return np.full(table.num_rows, np.nan)
     kind = table[name].type
+    if pa.types.is_timestamp(kind):
+        return _numbers(
+            table.set_column(table.column_names.index(name), name, table[name].cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64())), name
+        )
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return _numbers(table, name)
     values = np.empty(table.num_rows, dtype=object)
     values[:] = table[name].to_pylist()
+    if dtype == "datetime":  # a training snapshot may hold its instants as text
+        return np.array([np.nan if value is None else to_us(value, field=name) for value in values], dtype=np.float64)
     return values
 
 

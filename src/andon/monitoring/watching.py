@@ -24,7 +24,7 @@ from andon.monitoring.drift import judge_drift
 from andon.monitoring.inputs import InputsState, judge_inputs
 from andon.monitoring.quality import QualityState, judge_quality
 from andon.monitoring.records import Frame, Policy
-from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_none, served_frame
+from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_none, served_frame, typed
 from andon.registry import get, manifest_of
 from andon.releases import ReleaseManifest
 from andon.store import Store
@@ -63,7 +63,7 @@ class Watcher:
     """Judges windows; keeps what releases were born with in memory, so one watcher should live as long as the process."""
 
     def __init__(self, replay: Replay) -> None:
-        self.replay = replay
+        self.replay = typed(replay)
         self._born: OrderedDict[tuple[object, ...], Born] = OrderedDict()
 
     def judge_next(self, store: Store, service: str, state: WatchState) -> Judged | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from andon import releases
 from andon.core.actors import Actor, current_actor
 from andon.core.addresses import Address
-from andon.core.errors import InvalidInput, LeaseHeld, NotFound
+from andon.core.errors import AndonError, InvalidInput, LeaseHeld, NotFound
 from andon.core.verdicts import Verdict
 from andon.operations.session import current_store
 from andon.store import Store, leases
@@ -45,9 +47,13 @@ def watch(service: str | Address, *, store: Store | None = None) -> list[Verdict
                 found += judged.verdicts
         except LeaseHeld as error:
             raise LeaseHeld(
-                "another process watches this service", next_step="`andon up` does it all the time; see `andon show`", **error.fields
+                "another process watches this service",
+                next_step=f"`andon up` does it all the time; see `andon show service:{name}`",
+                **error.fields,
             ) from None
-        controller.let_go(store, name)
+        finally:
+            with contextlib.suppress(AndonError):
+                controller.let_go(store, name)
     return found
 
 

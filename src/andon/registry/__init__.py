@@ -4,7 +4,17 @@ A kind adds a manifest schema and verbs of its own; it never re-implements these
 connection of a ledger transaction instead, so that callers can do several in one.
 """
 
-from andon.registry.aliases import ANY, alias_revision, aliases_of, move_alias, move_alias_in, moves, read_alias_in, remove_alias
+from andon.registry.aliases import (
+    ANY,
+    alias_revision,
+    aliases_of,
+    aliases_of_in,
+    move_alias,
+    move_alias_in,
+    moves,
+    read_alias_in,
+    remove_alias,
+)
 from andon.registry.diffs import Change, diff, diff_values
 from andon.registry.finding import get, get_in, resolve, resolve_in
 from andon.registry.lineage import Direction, Edge, Graph, lineage, link_in
@@ -33,6 +43,7 @@ __all__ = [
     "Version",
     "alias_revision",
     "aliases_of",
+    "aliases_of_in",
     "delete",
     "diff",
     "diff_values",

@@ -130,10 +130,15 @@ def alias_revision(store: Store, address: str | Address) -> int:
 
 def aliases_of(store: Store, entry: str | Address) -> dict[str, str]:
     """Alias -> versioned address, of one name."""
+    with store.ledger.read() as connection:
+        return aliases_of_in(connection, entry)
+
+
+def aliases_of_in(connection: Connection, entry: str | Address) -> dict[str, str]:
+    """``aliases_of`` inside the caller's transaction."""
     at = Address.parse(entry).entry
     query = select(s.aliases).where(s.aliases.c.kind == at.kind, s.aliases.c.name == at.name, s.aliases.c.target.is_not(None))
-    with store.ledger.read() as connection:
-        return {row.alias: row.target for row in connection.execute(query.order_by(s.aliases.c.alias))}
+    return {row.alias: row.target for row in connection.execute(query.order_by(s.aliases.c.alias))}
 
 
 def moves(store: Store, address: str | Address, *, limit: int = 1000) -> list[Move]:

@@ -12,9 +12,9 @@ from andon.core.actors import Actor
 from andon.core.addresses import Address
 from andon.core.errors import Conflict, Forbidden, GateRefused, GateUndecided, Incompatible, InvalidInput, NotFound
 from andon.core.verdicts import Answer
-from andon.registry import ANY, Version, get_in, manifest_of, move_alias_in, read_alias_in, register_in
+from andon.registry import ANY, Version, aliases_of_in, get_in, manifest_of, move_alias_in, read_alias_in, register_in
 from andon.releases.making import parents_of
-from andon.releases.records import ReleaseManifest
+from andon.releases.records import Pin, ReleaseManifest
 from andon.releases.services import PRODUCTION, ServiceState, Turn, service_state_in, stream_of
 from andon.store import Store, streams
 
@@ -79,6 +79,9 @@ def rollback(
     release equal to the current one but for ``only``, which come from that last good release; it must fit together, and runs under a
     waiver of a day until a gate has judged it.
 
+    ``only=["data"]`` says that the training data was bad: the channel goes to the newest good release that was trained on other data, the
+    dataset's aliases go back to what that release was trained on, and training is blocked until somebody allows it.
+
     Raises ``NotFound`` when there is nothing to go back to, ``Incompatible``, ``InvalidInput``, ``AliasMoved`` or ``Conflict``.
     """
     now_us = store.clock.now_us()
@@ -124,9 +127,17 @@ def rollback_in(
     current = read_alias_in(connection, Address("service", service, None, channel))
     if current is None:
         raise NotFound("nothing holds this channel", address=f"service:{service}@{channel}", next_step="deploy a release first")
-    target = _target(connection, state, current, channel, now_us, to)
+    if "data" in only and set(only) != {"data"}:
+        raise InvalidInput("data goes back alone: the model that was trained on it goes with it", field="only")
+    bad_data = _training_data(connection, current) if only else None
+    target = _target(connection, state, current, channel, now_us, to, bad_data if "data" in only else None)
     stream = stream_of(service)
-    if only:
+    if "data" in only:
+        version = get_in(connection, target)
+        _repoint_data(connection, bad_data, _training_data(connection, target), now_us, actor, reason)
+        blocked = {"since_us": None, "incident": None}
+        streams.append(connection, stream, "training-blocked", blocked, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
+    elif only:
         version = _recombine(connection, current, target, tuple(only), now_us, actor, reason)
         body = {"release": str(version.address), "id": waiver, "expires_us": now_us + PARTIAL_WAIVER_US}
         streams.append(connection, stream, "waived", body, at_us=now_us, actor=actor, reason=f"partial rollback: {reason}")
@@ -134,7 +145,24 @@ def rollback_in(
         version = get_in(connection, target)
     moved = _move(connection, version, channel, "rolled-back", now_us, actor, reason, event_us, expected)
     streams.append(connection, stream, "rejected", {"release": current}, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
-    return msgspec.structs.replace(moved, made=bool(only))
+    return msgspec.structs.replace(moved, made=bool(only) and "data" not in only)
+
+
+def _training_data(connection: Connection, release: str) -> Pin | None:
+    """The snapshot that a release's model was trained on."""
+    data = manifest_of(get_in(connection, release), ReleaseManifest).data
+    return data[0] if data else None
+
+
+def _repoint_data(connection: Connection, bad: Pin | None, sound: Pin | None, now_us: int, actor: Actor, reason: str) -> None:
+    """Aliases that point to the bad snapshot go back to the sound one, where the two are versions of one dataset."""
+    if bad is None or sound is None or Address.parse(bad.address).entry != Address.parse(sound.address).entry:
+        return
+    entry = Address.parse(bad.address).entry
+    for alias, target in aliases_of_in(connection, entry).items():
+        if target == bad.address:
+            address = Address(entry.kind, entry.name, None, alias)
+            move_alias_in(connection, address, sound.address, now_us=now_us, actor=actor, reason=reason)
 
 
 def rollback_target(store: Store, service: str, *, channel: str = PRODUCTION) -> str | None:
@@ -209,7 +237,15 @@ def _refuse_unless_fit(state: ServiceState, release: str, channel: str, now_us: 
         )
 
 
-def _target(connection: Connection, state: ServiceState, current: str, channel: str, now_us: int, to: str | Address | None) -> str:
+def _target(
+    connection: Connection,
+    state: ServiceState,
+    current: str,
+    channel: str,
+    now_us: int,
+    to: str | Address | None,
+    not_trained_on: Pin | None = None,
+) -> str:
     if to is not None:
         named = str(get_in(connection, Address.parse(to, kind="release")).address)
         if named == current:
@@ -218,6 +254,8 @@ def _target(connection: Connection, state: ServiceState, current: str, channel: 
         return named
     for release in reversed(state.held(channel)):
         if release == current or release in state.rejections:
+            continue
+        if not_trained_on is not None and _training_data(connection, release) == not_trained_on:
             continue
         judgement = state.judgements.get(release)
         if judgement is not None and judgement.answer == Answer.GO:

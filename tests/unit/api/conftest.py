@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
-from tests.browser.seeding import seed
 
 from andon.api.app import create_app
 from andon.board import routes
 from andon.board.rendering import error_page
 from andon.core.clocks import ManualClock
 from andon.store import Store, memory_store
+from tests.browser.seeding import seed
 
 Client = TestClient[Litestar]
 

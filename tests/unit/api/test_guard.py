@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.unit.api.conftest import Client
 
 from andon.api.guard import check_binding
 from andon.core.errors import InvalidSettings
+from tests.unit.api.conftest import Client
 
 TAG = {"address": "model:bikes@1", "key": "a", "value": "b"}
 

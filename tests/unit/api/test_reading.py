@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.browser.seeding import INCIDENT
-from tests.unit.api.conftest import Client
 
 from andon.registry import get
 from andon.store import Store
+from tests.browser.seeding import INCIDENT
+from tests.unit.api.conftest import Client
 
 PATHS = (
     "/health",

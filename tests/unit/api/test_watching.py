@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.conftest import ANA
 
 from andon.api.watching import Notice, Watcher
 from andon.core.errors import Busy
 from andon.registry import register, set_tag
 from andon.store import Store
+from tests.conftest import ANA
 
 
 def test_a_listener_hears_what_moved_and_a_beat_when_nothing_does(store: Store) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.api.conftest import Client
 
 from andon.registry import aliases_of, tags_of
 from andon.releases import service_state
 from andon.store import Store
+from tests.unit.api.conftest import Client
 
 SERVICE = "/api/v1/services/bikes"
 

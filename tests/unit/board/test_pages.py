@@ -6,14 +6,14 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.browser.making import run
-from tests.browser.seeding import INCIDENT, XSS
-from tests.unit.api.conftest import Client
 
 from andon.core.actors import Actor
 from andon.registry import register, set_tag
 from andon.releases import service_state
 from andon.store import Store
+from tests.browser.making import run
+from tests.browser.seeding import INCIDENT, XSS
+from tests.unit.api.conftest import Client
 
 HTML = {"accept": "text/html"}
 PAGES = (

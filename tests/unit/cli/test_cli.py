@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.unit.releases.conftest import LOCK, examples, register_model, scorer
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two good releases and a refused one; the first holds production."""
     monkeypatch.setenv("ANDON_ACTOR", "person:ana")
     folder = tmp_path / ".andon"
@@ -31,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             make(store, manifest, examples=examples(9), score=score, actor=ANA, reason=tag)
             if tag == "a":
                 deploy(store, "release:bikes@1", actor=ANA, reason="launch")
-    yield folder
+    return folder
 
 
 def run(capsys: pytest.CaptureFixture[str], home: Path, *arguments: str) -> tuple[int, str, str]:

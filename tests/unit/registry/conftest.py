@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import ANA
 
 from andon.core.clocks import ManualClock
 from andon.registry import Version, register
 from andon.store import Store, open_store
+from tests.conftest import ANA
 
 Add = Callable[..., Version]
 

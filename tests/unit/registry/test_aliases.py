@@ -9,13 +9,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.conftest import ANA
-from tests.unit.registry.conftest import Add
 
 from andon.core.addresses import Address
 from andon.core.errors import AliasMoved, Gone, InvalidAddress, InvalidInput, NotFound
 from andon.registry import alias_revision, aliases_of, delete, get, move_alias, moves, register, remove_alias, resolve
 from andon.store import Store
+from tests.conftest import ANA
+from tests.unit.registry.conftest import Add
 
 CHAMPION = "model:bikes@champion"
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert, update
-from tests.conftest import ANA
 
 from andon.core.digests import digest_bytes
 from andon.registry import Parent, delete, link_in, move_alias, register, remove_alias, set_tag
 from andon.registry.check import Problem, check_registry
 from andon.store import Store, open_store, streams
 from andon.store import schema as s
+from tests.conftest import ANA
 
 BLOB = digest_bytes(b"x")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from tests.unit.core.test_digests import values
-from tests.unit.registry.conftest import Add
 
 from andon.core.digests import canonical_json
 from andon.registry import Change, diff, diff_values
 from andon.store import Store
+from tests.unit.core.test_digests import values
+from tests.unit.registry.conftest import Add
 
 
 def test_a_release_against_the_one_before(add: Add, store: Store) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import ANA
-from tests.unit.registry.conftest import Add
 
 from andon.core.errors import InvalidAddress, NotFound
 from andon.registry import Edge, Parent, delete, lineage, link_in, register
 from andon.store import Store, memory_store
+from tests.conftest import ANA
+from tests.unit.registry.conftest import Add
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.conftest import ANA
 
 from andon.core.clocks import ManualClock
 from andon.core.digests import digest_json
@@ -32,6 +31,7 @@ from andon.registry import (
 )
 from andon.registry.check import check_registry
 from andon.store import memory_store
+from tests.conftest import ANA
 
 NAMES, ALIASES, KEYS = ("a", "b"), ("champion", "challenger"), ("k1", "k2")
 names, aliases, manifests = st.sampled_from(NAMES), st.sampled_from(ALIASES), st.integers(0, 2)

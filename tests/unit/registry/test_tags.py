@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import ANA
-from tests.unit.registry.conftest import Add
 
 from andon.core.errors import InvalidAddress, InvalidInput, NotFound
 from andon.registry import delete, get, move_alias, set_tag, tag_history, tags_of
 from andon.store import Store
+from tests.conftest import ANA
+from tests.unit.registry.conftest import Add
 
 
 def test_every_change_is_journaled(add: Add, store: Store) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, insert, select
-from tests.conftest import ANA
-from tests.unit.registry.conftest import Add
 
 from andon.core.addresses import VERSIONED_KINDS, Address
 from andon.core.digests import digest_bytes, digest_json
@@ -15,6 +13,8 @@ from andon.core.errors import Conflict, Gone, InvalidAddress, InvalidInput, NotF
 from andon.registry import Parent, delete, entries, get, manifest_of, move_alias, register, remove_alias, resolve, versions
 from andon.store import Store
 from andon.store import schema as s
+from tests.conftest import ANA
+from tests.unit.registry.conftest import Add
 
 BLOB = digest_bytes(b"model")
 

@@ -127,6 +127,24 @@ def test_a_partial_rollback_that_changes_nothing_is_refused(store: Store, line: 
     assert production(store) == "release:bikes@2"
 
 
+def test_bad_data_takes_the_release_trained_on_it_along(store: Store, line: Line) -> None:
+    for rows in (1, 2):
+        registry.register(store, "dataset", "rides", {"rows": rows}, actor=ANA)
+    registry.move_alias(store, "dataset:rides@training", "dataset:rides@2", actor=ANA)
+    deploy(store, line(data=("dataset:rides@1",)).address, actor=ANA)
+    deploy(store, line(tag="b", data=("dataset:rides@2",)).address, actor=ANA)
+    deploy(store, line(tag="c", data=("dataset:rides@2",)).address, actor=ANA)
+    moved = rollback(store, "bikes", only=["data"], actor=ANA, reason="a week of rides is missing")
+    assert (moved.release, moved.made) == ("release:bikes@1", False)  # the second was trained on the same bad data
+    assert str(registry.resolve(store, "dataset:rides@training")) == "dataset:rides@1"
+    state = service_state(store, "bikes")
+    assert state.training_block is not None
+    assert state.training_block.why == "a week of rides is missing"
+    assert list(state.rejections) == ["release:bikes@3"]
+    with pytest.raises(InvalidInput, match="data goes back alone"):
+        rollback(store, "bikes", only=["data", "code"], actor=ANA, reason="x")
+
+
 def test_training_can_be_blocked(store: Store) -> None:
     block_training(store, "bikes", actor=ANA, reason="hum is frozen", since_us=5)
     block = service_state(store, "bikes").training_block

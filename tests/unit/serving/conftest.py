@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.serving.line import Line
 
 from andon.store import Store
+from tests.unit.serving.line import Line
 
 
 @pytest.fixture

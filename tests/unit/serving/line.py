@@ -10,14 +10,13 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ANA
-
 from andon import registry
 from andon.models import Column, ModelManifest, Signature
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.serving.environments import current_lock
 from andon.store import Store
 from andon.tracking.records import EnvironmentLock
+from tests.conftest import ANA
 
 SIGNATURE = Signature((Column("x", "double"), Column("k", "long")), (Column("y", "double"),))
 EXAMPLE: tuple[dict[str, Any], ...] = ({"x": 1.0, "k": 2}, {"x": 0.5, "k": 0})

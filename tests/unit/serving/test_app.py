@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.unit.serving.clients import Reply
-from tests.unit.serving.line import Line
 
 from andon.api.serving_app import ServingApp
 from andon.core.errors import InvalidInput
@@ -19,6 +17,8 @@ from andon.models import Column, Signature
 from andon.serving.front import Front
 from andon.serving.validation import RowCodec
 from andon.wire import openinference as oip
+from tests.unit.serving.clients import Reply
+from tests.unit.serving.line import Line
 
 Ask = Callable[..., Awaitable[Reply]]
 ROW = {"x": 1.0, "k": 2}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.serving.line import Line, small_lock
 
 from andon.core.errors import BuildFailed
 from andon.serving import environments
 from andon.serving.environments import build, current_lock, parse_pins, tail
+from tests.unit.serving.line import Line, small_lock
 
 SAY = "import tinydep, numpy, sys; print(tinydep.N, numpy.__version__, sys.prefix)"
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.unit.serving.line import ECHO, Line, small_lock
 
 from andon.core.errors import InvalidInput, ModelFailed, ReadOnly, Unavailable
 from andon.models import Column, Signature
@@ -22,6 +21,7 @@ from andon.serving.front import Front
 from andon.serving.loading import runs_in_front
 from andon.serving.source import StoreSource, Target
 from andon.store import Store
+from tests.unit.serving.line import ECHO, Line, small_lock
 
 ROW = {"x": 1.0, "k": 1}
 

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from tests.unit.serving.line import ECHO, linear_onnx
 
 from andon.core.errors import LoadFailed, ModelFailed
 from andon.serving import child
 from andon.serving.runners import ChildRunner, ChildSpec, InProcessRunner, ModelSpec, RunnerDied, _Cost
+from tests.unit.serving.line import ECHO, linear_onnx
 
 COLUMNS = {"x": np.array([1.0, 2.0]), "k": np.array([1, 2])}
 
