@@ -6,10 +6,12 @@ would see: inputs as sent, predictions as answered, labels one day late. It is t
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,7 +58,7 @@ from andon.monitoring import (
 Columns = dict[str, Any]
 Spoil = Callable[[Columns, np.ndarray], None]
 """Spoils columns in place on the rows of a mask."""
-GATE_DAYS, TERM_DAYS = 28, 28
+GATE_DAYS, TERM_DAYS, WARM_DAYS = 28, 28, 7
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class City:
     first_live_us: int
     train_days: int = 180
 
-    def rows(self, **more: Any) -> Frame:
-        return frame(self.event_us, self.inputs, label=self.label, **more)
+    @cached_property
+    def rows(self) -> Frame:
+        return frame(self.event_us, self.inputs, label=self.label)
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,11 @@ def elsewhere(seed: int, days: int = 800) -> City:
     return City(f"elsewhere-{seed}", when, inputs, rng.poisson(demand).astype(np.float64), start + (365 + GATE_DAYS) * DAY_US, 365)
 
 
-def fit(city: City, at_us: int, *, seed: int = 0, policy: Policy | None = None, name: str = "") -> Release:
-    """Train on ``city.train_days``, gate on the next 28 (unseen, no refit), ready to go live at ``at_us``."""
+def fit(city: City, at_us: int, *, seed: int = 0, policy: Policy | None = None, name: str = "", trees: int = 100) -> Release:
+    """Train on ``city.train_days``, gate on the next 28 (unseen, no refit), ready to go live at ``at_us``; fewer trees learn faster."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    rows = city.rows()
+    rows = city.rows
     training = rows.between(at_us - (city.train_days + GATE_DAYS) * DAY_US, at_us - GATE_DAYS * DAY_US)
     names = list(city.inputs)
     places = {key: {v: i for i, v in enumerate(sorted(set(c.tolist())))} for key, c in city.inputs.items() if c.dtype.kind == "O"}
@@ -157,7 +160,9 @@ def fit(city: City, at_us: int, *, seed: int = 0, policy: Policy | None = None, 
             np.array([places[key].get(one, np.nan) for one in columns[key].tolist()]) if key in places else columns[key] for key in names
         ])  # fmt: skip
 
-    model = HistGradientBoostingRegressor(random_state=seed, max_iter=100).fit(matrix(training.inputs), training.label)
+    model = HistGradientBoostingRegressor(random_state=seed, max_iter=trees, learning_rate=10 / trees).fit(
+        matrix(training.inputs), training.label
+    )
 
     def predict(columns: Mapping[str, Any]) -> np.ndarray:
         return np.asarray(model.predict(matrix(columns)), dtype=np.float64)
@@ -183,10 +188,10 @@ def spoiled(release: Release, name: str, transform: Spoil) -> Release:
 class Line:
     """One service under watch: judged day by day, decided on, and rolled back when it is decided so."""
 
-    def __init__(self, city: City, live: Release, previous: Release | None, policy: Policy, sent: Columns | None = None) -> None:
+    def __init__(self, city: City, live: Release, previous: Release | None, policy: Policy) -> None:
         self.city, self.policy = city, policy
         self.live, self.previous = live, previous
-        self.sent = frame(city.event_us, city.inputs if sent is None else sent, label=city.label)
+        self.sent = city.rows
         self.answered = np.full(len(city.event_us), np.nan)
         self.by = np.full(len(city.event_us), "", dtype=object)
         self.quality, self.comparison, self.inputs = QualityState(), ComparisonState(), InputsState()
@@ -194,6 +199,25 @@ class Line:
         self.changes: list[Change] = []
         self.failed: list[Verdict] = []
         self.outcome = Outcome()
+        self._said: dict[str, np.ndarray] = {}
+
+    def fork(self, sent: Columns | None = None) -> Line:
+        """A line with the same past, and from now on perhaps other requests."""
+        other = copy.copy(self)
+        other.answered, other.by = self.answered.copy(), self.by.copy()
+        other.changes, other.failed, other.outcome = list(self.changes), list(self.failed), copy.deepcopy(self.outcome)
+        if sent is not None:
+            other.sent = replace(self.sent, inputs=sent)
+        other._said = {} if sent is not None else {name: said.copy() for name, said in self._said.items()}
+        return other
+
+    def _answer(self, release: Release, low: int, high: int) -> np.ndarray:
+        """What a release says to the requests ``low:high``; it is asked for four weeks at a time."""
+        said = self._said.setdefault(release.name, np.full(len(self.city.event_us), np.nan))
+        if np.isnan(said[low:high]).any():
+            until = min(len(said), max(high, low + TERM_DAYS * 24))
+            said[low:until] = release.predict({name: column[low:until] for name, column in self.sent.inputs.items()})
+        return said[low:high]
 
     def deploy(self, release: Release, at_us: int, *, components: tuple[str, ...] = ("model", "data")) -> None:
         self.changes.append(
@@ -213,9 +237,8 @@ class Line:
         """Serve one day, judge what is due at its end, decide, and act."""
         end = start_us + DAY_US
         low, high = np.searchsorted(self.city.event_us, [start_us, end])
-        rows = self.sent.between(start_us, end)
-        if len(rows):
-            self.answered[low:high] = self.live.predict(rows.inputs)
+        if high > low:
+            self.answered[low:high] = self._answer(self.live, int(low), int(high))
             self.by[low:high] = self.live.name
         due = self.policy.matured(end)
         window = (due - self.policy.window_us, due)
@@ -225,9 +248,10 @@ class Line:
         one, self.quality = judge_quality(
             self.live.expected, self.quality, recent, window, subject=subject, release=self.live.name, policy=self.policy
         )
-        theirs = self.previous.predict(recent.inputs) if self.previous is not None else None
+        low, high = np.searchsorted(self.city.event_us, window)
+        theirs = self._answer(self.previous, int(low), int(high)) if self.previous is not None else None
         two, self.comparison = judge_comparison(
-            self.comparison, recent, theirs, window, subject=subject, release=self.live.name,
+            self.comparison, recent.between(*window), theirs, window, subject=subject, release=self.live.name,
             previous=self.previous.name if self.previous else "", policy=self.policy,
         )  # fmt: skip
         self._decide((*verdicts, one, two), end, due)
@@ -274,12 +298,28 @@ class Line:
                 self.live, self.previous = self.previous, None
 
 
-def warmed(city: City, releases: list[Release], index: int, start_us: int, policy: Policy, sent: Columns | None, warm_days: int) -> Line:
-    """A line that has served ``warm_days`` before ``start_us`` with a healthy release."""
-    line = Line(city, releases[index], releases[index - 1] if index else None, policy, sent)
-    for day in range(start_us - warm_days * DAY_US, start_us, DAY_US):
-        line.day(day)
-    return line
+@dataclass
+class Service:
+    """A city's releases, one every 28 days from ``offset_days`` after its first live day."""
+
+    city: City
+    releases: list[Release]
+    offset_days: int
+    policy: Policy
+    warm: dict[tuple[int, int], Line] = field(default_factory=dict)
+
+    def at(self, term: int, day: int = 0) -> int:
+        """The start of a day of a term."""
+        return self.city.first_live_us + (self.offset_days + TERM_DAYS * term + day) * DAY_US
+
+    def warmed(self, term: int, start_us: int, sent: Columns | None = None) -> Line:
+        """A line that has served a week before ``start_us`` with the term's healthy release, and gets ``sent`` from then on."""
+        if (term, start_us) not in self.warm:
+            line = Line(self.city, self.releases[term], self.releases[term - 1] if term else None, self.policy)
+            for day in range(start_us - WARM_DAYS * DAY_US, start_us, DAY_US):
+                line.day(day)
+            self.warm[term, start_us] = line
+        return self.warm[term, start_us].fork(sent)
 
 
 def calendar_of(city: City) -> tuple[str, str, str, list[str]]:
@@ -329,18 +369,20 @@ def bad_transforms(city: City) -> dict[str, Spoil]:
     }
 
 
-def terms(city: City, *, offset_days: int, seed: int, policy: Policy) -> list[Release]:
-    """The releases of a service that is retrained every 28 days."""
+def retrained(city: City, *, offset_days: int, seed: int, policy: Policy, trees: int = 100, most: int | None = None) -> Service:
+    """A service that is retrained every 28 days until its data ends, or ``most`` times."""
     first = city.first_live_us + offset_days * DAY_US
     last = int(city.event_us[-1]) - 7 * DAY_US
-    return [fit(city, at, seed=seed, policy=policy) for at in range(first, last, TERM_DAYS * DAY_US)]
+    days = range(first, last, TERM_DAYS * DAY_US)[:most]
+    return Service(city, [fit(city, at, seed=seed, policy=policy, trees=trees) for at in days], offset_days, policy)
 
 
-def run_clean(city: City, releases: list[Release], offset_days: int, policy: Policy) -> tuple[Outcome, int]:
+def run_clean(service: Service) -> tuple[Outcome, int]:
     """The healthy service, retrained every 28 days, from end to end: (outcome, weeks)."""
-    line = Line(city, releases[0], None, policy)
-    first = city.first_live_us + offset_days * DAY_US
-    last = int(city.event_us[-1]) // DAY_US * DAY_US
+    city, releases = service.city, service.releases
+    line = Line(city, releases[0], None, service.policy)
+    first = service.at(0)
+    last = min(int(city.event_us[-1]) // DAY_US * DAY_US, service.at(len(releases), 7))
     for at in range(first, last, DAY_US):
         term, day = divmod((at - first) // DAY_US, TERM_DAYS)
         if day == 0 and 0 < term < len(releases):
@@ -349,15 +391,13 @@ def run_clean(city: City, releases: list[Release], offset_days: int, policy: Pol
     return line.outcome, (last - first) // (7 * DAY_US)
 
 
-def run_bad_release(
-    city: City, releases: list[Release], term: int, offset_days: int, day: int, transform: Spoil, policy: Policy
-) -> tuple[Outcome, int, float]:
+def run_bad_release(service: Service, term: int, day: int, transform: Spoil) -> tuple[Outcome, int, float]:
     """A bad release on ``day`` of a term: (outcome, when, true loss ratio over the four weeks)."""
-    start = city.first_live_us + (offset_days + TERM_DAYS * term + day) * DAY_US
-    line = warmed(city, releases, term, start, policy, None, 7)
-    good = releases[term]
+    start = service.at(term, day)
+    line = service.warmed(term, start)
+    good = service.releases[term]
     bad = spoiled(good, good.name + "-next", transform)
-    rows = city.rows().between(start, start + TERM_DAYS * DAY_US)
+    rows = service.city.rows.between(start, start + TERM_DAYS * DAY_US)
     ratio = float(np.abs(bad.predict(rows.inputs) - rows.label).sum() / max(1e-9, np.abs(good.predict(rows.inputs) - rows.label).sum()))
     line.deploy(bad, start, components=("code",))
     for at in range(start, start + TERM_DAYS * DAY_US, DAY_US):
@@ -367,51 +407,49 @@ def run_bad_release(
     return line.outcome, start, ratio
 
 
-def run_upstream(
-    city: City, releases: list[Release], term: int, offset_days: int, day: int, spoil: Spoil, policy: Policy, days: int = 28
-) -> tuple[Outcome, int, float]:
+def run_upstream(service: Service, term: int, day: int, spoil: Spoil, days: int = 28) -> tuple[Outcome, int, float]:
     """An upstream fault on ``day`` of a term: (outcome, when, true loss ratio)."""
-    start = city.first_live_us + (offset_days + TERM_DAYS * term + day) * DAY_US
+    city, live, start = service.city, service.releases[term], service.at(term, day)
     sent = dict(city.inputs)
     spoil(sent, (city.event_us >= start) & (city.event_us < start + days * DAY_US))
-    line = warmed(city, releases, term, start, policy, sent, 7)
-    live = releases[term]
-    rows, broken = city.rows().between(start, start + days * DAY_US), line.sent.between(start, start + days * DAY_US)
+    line = service.warmed(term, start, sent)
+    rows, broken = city.rows.between(start, start + days * DAY_US), line.sent.between(start, start + days * DAY_US)
     ratio = float(np.abs(live.predict(broken.inputs) - rows.label).sum() / max(1e-9, np.abs(live.predict(rows.inputs) - rows.label).sum()))
     for at in range(start, start + days * DAY_US, DAY_US):
         line.day(at)
     return line.outcome, start, ratio
 
 
-def run_world(city: City, offset_days: int, seed: int, policy: Policy, days: int = 300) -> tuple[Outcome, int]:
+def run_world(city: City, offset_days: int, seed: int, policy: Policy, days: int = 300, trees: int = 100) -> tuple[Outcome, int]:
     """A release that nobody retrains, and the one before it: (outcome, start)."""
     start = city.first_live_us + offset_days * DAY_US
-    line = Line(city, fit(city, start, seed=seed, policy=policy), None, policy)
+    line = Line(city, fit(city, start, seed=seed, policy=policy, trees=trees), None, policy)
     # the "previous" release: the same recipe with another seed, as a team that redeploys without news would have
-    line.previous = fit(city, start, seed=seed + 1, policy=policy, name="release:before")
+    line.previous = fit(city, start, seed=seed + 1, policy=policy, name="release:before", trees=trees)
     for at in range(start, min(start + days * DAY_US, int(city.event_us[-1]) // DAY_US * DAY_US), DAY_US):
         line.day(at)
     return line.outcome, start
 
 
 def measure(
-    cities: list[tuple[City, int, int]], *, every: int, faults_every: int, policy: Policy, say: Callable[[str], None]
+    cities: list[tuple[City, int, int]], *, every: int, faults_every: int, policy: Policy, say: Callable[[str], None], quick: bool = False
 ) -> list[dict[str, Any]]:
-    """The table: one row a city (with its start offset in days and its seed)."""
+    """The table: one row a city (with its start offset in days and its seed). ``quick``: few and small releases."""
     table = []
+    trees, most = (40, 4) if quick else (100, None)
     for city, offset, seed in cities:
         rng = np.random.default_rng(seed)
-        releases = terms(city, offset_days=offset, seed=seed, policy=policy)
-        row: dict[str, Any] = {"city": city.name, "offset_days": offset, "seed": seed, "releases": len(releases)}
-        clean, weeks = run_clean(city, releases, offset, policy)
+        service = retrained(city, offset_days=offset, seed=seed, policy=policy, trees=trees, most=most)
+        row: dict[str, Any] = {"city": city.name, "offset_days": offset, "seed": seed, "releases": len(service.releases)}
+        clean, weeks = run_clean(service)
         row["clean weeks"], row["clean incidents"] = weeks, len(clean.causes)
         row["clean rollbacks"] = len(clean.rollbacks)
         row["of them worth it"] = sum(one < 0.9 for one in clean.paid)
         for when, cause, suspects in clean.causes:
             say(f"  clean {city.name}+{offset}: {to_iso(when)[:10]} {cause} {suspects}")
-        row |= _bad_rows(city, releases, offset, every, rng, policy, say)
-        row |= _upstream_rows(city, releases, offset, faults_every, rng, policy, say)
-        world, start = run_world(city, offset, seed, policy)
+        row |= _bad_rows(service, every, rng, say)
+        row |= _upstream_rows(service, faults_every, rng, say)
+        world, start = run_world(city, offset, seed, policy, days=90 if quick else 300, trees=trees)
         found = [(when - start) // DAY_US for when, cause, _ in world.causes if cause == "world"]
         row["world noticed, day"], row["world rollbacks"] = (found[0] if found else None), len(world.rollbacks)
         table.append(row)
@@ -419,14 +457,12 @@ def measure(
     return table
 
 
-def _bad_rows(
-    city: City, releases: list[Release], offset: int, every: int, rng: Any, policy: Policy, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _bad_rows(service: Service, every: int, rng: Any, say: Callable[[str], None]) -> dict[str, Any]:
     harmful = caught = blamed_else = mild = mild_back = 0
     days = []
-    for term in range(1, len(releases) - 1, every):
-        for name, transform in bad_transforms(city).items():
-            outcome, start, ratio = run_bad_release(city, releases, term, offset, int(rng.integers(5, 20)), transform, policy)
+    for term in range(1, len(service.releases) - 1, every):
+        for name, transform in bad_transforms(service.city).items():
+            outcome, start, ratio = run_bad_release(service, term, int(rng.integers(5, 20)), transform)
             back = bool(outcome.rollbacks)
             if ratio < 1.25:
                 mild, mild_back = mild + 1, mild_back + back
@@ -436,21 +472,19 @@ def _bad_rows(
             if back:
                 days.append((outcome.rollbacks[0][0] - start) / DAY_US)
             else:
-                say(f"  missed {city.name}+{offset}: {name} term {term} x{ratio:.2f} {_told(outcome)}")
+                say(f"  missed {service.city.name}+{service.offset_days}: {name} term {term} x{ratio:.2f} {_told(outcome)}")
     return {
         "harmful releases": harmful, "rolled back": caught, "days to rollback (median)": float(np.median(days)) if days else None,
         "mild releases": mild, "mild rolled back": mild_back, "harmful, other cause": blamed_else,
     }  # fmt: skip
 
 
-def _upstream_rows(
-    city: City, releases: list[Release], offset: int, every: int, rng: Any, policy: Policy, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _upstream_rows(service: Service, every: int, rng: Any, say: Callable[[str], None]) -> dict[str, Any]:
     total = attributed = right = wrong = 0
     days = []
-    for term in range(1, len(releases) - 1, every):
-        for name, (feature, spoil) in upstream_faults(city).items():
-            outcome, start, ratio = run_upstream(city, releases, term, offset, int(rng.integers(7, 14)), spoil, policy, days=14)
+    for term in range(1, len(service.releases) - 1, every):
+        for name, (feature, spoil) in upstream_faults(service.city).items():
+            outcome, start, ratio = run_upstream(service, term, int(rng.integers(7, 14)), spoil, days=14)
             total += 1
             mine = [(when, suspects) for when, cause, suspects in outcome.causes if cause == "upstream" and when > start]
             attributed += bool(mine)
@@ -462,7 +496,8 @@ def _upstream_rows(
             if named:
                 days.append((named[0] - start) / DAY_US)
             if not named or outcome.rollbacks:
-                say(f"  fault {city.name}+{offset}: {name} term {term} x{ratio:.2f} {_told(outcome)} {outcome.rollbacks}")
+                where = f"{service.city.name}+{service.offset_days}"
+                say(f"  fault {where}: {name} term {term} x{ratio:.2f} {_told(outcome)} {outcome.rollbacks}")
     return {
         "upstream faults": total, "attributed upstream": attributed, "feature named": right, "wrongly rolled back": wrong,
         "days to name (median)": float(np.median(days)) if days else None,
@@ -479,9 +514,7 @@ def main() -> None:
     cities = [(washington, 0, 0)] if quick else [
         (washington, 0, 0), (elsewhere(2), 5, 2), (washington, 17, 2), (elsewhere(1), 0, 1), (washington, 9, 1), (elsewhere(3), 11, 3),
     ]  # fmt: skip
-    table = measure(
-        cities, every=6 if quick else 2, faults_every=8 if quick else 3, policy=Policy(), say=lambda line: print(line, flush=True)
-    )
+    table = measure(cities, every=2, faults_every=3, policy=Policy(), say=lambda line: print(line, flush=True), quick=quick)
     columns = [key for key in table[0] if key not in ("city", "offset_days", "seed")]
     report(
         "monitoring_replay",

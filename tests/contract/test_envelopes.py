@@ -58,7 +58,7 @@ VIEWS = {
     "Station": "key title count unit detail light",
     "Happening": "at_us event_us address what actor reason light",
     "RunsView": "runs experiments total next_before_us",
-    "RunRow": "id name experiment status started_us ended_us actor metrics params",
+    "RunRow": "id name experiment status started_us ended_us actor parent metrics params",
     "RunView": "run facts series completeness score artifacts inputs made tags",
     "SeriesPoints": "key steps at_us values total",
     "EntryRow": "address kind name head changed_us aliases",
@@ -68,7 +68,8 @@ VIEWS = {
     "signature answer policy judged waiver rejection turns incidents compared_with changes lineage",
     "ServiceView": "name light why production channels turns releases replicas quality threshold unit checks drift data_quality traffic "
     "training_block incidents rollback_target rollback_says champion_disagrees tags",
-    "IncidentRow": "id address service title status light cause recommendation opened_us opened_event_us closed_us opened_by release",
+    "IncidentRow": "id address service headline title status light cause recommendation opened_us opened_event_us closed_us "
+    "closed_event_us opened_by release",
     "IncidentView": "incident timeline changed worst_slice counterfactual cause why evidence verdicts actions finding",
     "VerdictView": "verdict earlier blocks",
 }

@@ -50,7 +50,9 @@ def inputs(event_us: Any, seed: int = 0) -> Columns:
 def expected(columns: Mapping[str, Any]) -> Any:
     """What is true of the inputs, but for noise."""
     city = np.array([{"dc": 0.0, "ny": 20.0, "sf": 40.0}.get(value, 0.0) for value in columns["city"]])
-    return 100 + 50 * np.sin(np.asarray(columns["hr"], dtype=float) / 24 * 2 * np.pi) + city + 10 * np.asarray(columns["member"], dtype=float)
+    return (
+        100 + 50 * np.sin(np.asarray(columns["hr"], dtype=float) / 24 * 2 * np.pi) + city + 10 * np.asarray(columns["member"], dtype=float)
+    )
 
 
 def truth(columns: Columns, event_us: Any, kind: str) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
 from markupsafe import Markup
 
+from andon.board.calendar import calendar
 from andon.board.svg import EMPTY, element, path
-from andon.board.words import day, instant, number
-from andon.operations.showing.records import QualityPoint, TrafficBucket
+from andon.board.words import date_time, day, instant, number
+from andon.operations.showing.records import IncidentRow, QualityPoint, TrafficBucket
 from andon.releases import PRODUCTION, Turn
 
 LEFT, RIGHT, TOP, BOTTOM = 34, 10, 26, 24
+LANE = 26
+"""Between the plot and the dates: the flags of incidents."""
+NARROW = 500
 CLIP = 6.0
 """Ratios above this are drawn at the edge: one wild window must not flatten all the others."""
 CROWDED = 120
@@ -28,18 +31,20 @@ class Frame(msgspec.Struct, frozen=True):
     start: int
     end: int
     top: float
+    right: int = RIGHT
+    bottom: int = BOTTOM
 
     def x(self, at_us: float) -> float:
         """Where an instant is."""
-        return LEFT + (at_us - self.start) / (self.end - self.start) * (self.width - LEFT - RIGHT)
+        return LEFT + (at_us - self.start) / (self.end - self.start) * (self.width - LEFT - self.right)
 
     def y(self, value: float) -> float:
         """Where a value is; values above the frame are drawn at its edge."""
-        return TOP + (1 - min(value, self.top) / self.top) * (self.height - TOP - BOTTOM)
+        return TOP + (1 - min(value, self.top) / self.top) * (self.height - TOP - self.bottom)
 
     def across(self, value: float, kind: str) -> Markup:
         """A horizontal line at a value."""
-        return element("line", class_=kind, x1=LEFT, x2=self.width - RIGHT, y1=self.y(value), y2=self.y(value))
+        return element("line", class_=kind, x1=LEFT, x2=self.width - self.right, y1=self.y(value), y2=self.y(value))
 
 
 def shape(status: str, x: float, y: float, r: float) -> Markup:
@@ -69,29 +74,76 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
 
 
 def quality_chart(
-    points: Sequence[QualityPoint], turns: Sequence[Turn], threshold: float | None, *, width: int = 860, height: int = 280
+    points: Sequence[QualityPoint],
+    turns: Sequence[Turn],
+    threshold: float | None,
+    incidents: Sequence[IncidentRow] = (),
+    *,
+    width: int = 1104,
+    height: int = 320,
 ) -> Markup:
-    """Live quality by window, against the harm threshold, with the moments at which another release took production."""
+    """Live quality by window, against the harm threshold, with who held production and a flag for each incident."""
     if not points:
         return EMPTY
     measured = [value for p in points for value in (p.ratio, p.pooled, p.high) if value is not None]
     top = max([1.2, (threshold or 1.0) * 1.25, *(min(value, CLIP) for value in measured)])
-    frame = Frame(width, height, points[0].start_us, max(points[-1].end_us, points[0].start_us + 1), top)
+    end = max(points[-1].end_us, points[0].start_us + 1)
+    flags = [one for one in incidents if one.opened_event_us is not None and points[0].start_us <= one.opened_event_us <= end]
+    right = RIGHT if width < NARROW else 76
+    frame = Frame(width, height, points[0].start_us, end, top, right, BOTTOM + (LANE if flags else 0))
     middles = [(frame.x((p.start_us + p.end_us) / 2), p) for p in points]
-    parts = [*_tenures(turns, frame), *_axes(frame), frame.across(1.0, "expected"), *_bands(points, frame)]
-    if threshold is not None:
-        said = f"harm above {number(threshold)} ×"
-        parts += [frame.across(threshold, "limit"), element("text", said, class_="limit-label", x=LEFT + 6, y=frame.y(threshold) - 6)]
+    parts = [*_tenures(turns, frame), *_axes(frame, "×"), frame.across(1.0, "expected"), *_bands(points, frame)]
+    parts += [] if threshold is None else [frame.across(threshold, "limit")]
+    parts += [] if width < NARROW else _line_labels(threshold, frame)
     parts.append(element("path", class_="ratio", d=path((at, None if p.ratio is None else frame.y(p.ratio)) for at, p in middles)))
     parts.append(element("path", class_="pooled", d=path(_judged(points, turns, frame))))
     crowded = len(points) > CROWDED
     for at, p in middles:
         if p.status != "pass" or not crowded:
-            parts.append(shape(p.status, at, frame.y(p.ratio or 0.0), 2.2 if crowded else 3.0 if p.status == "undecided" else 3.6))
-    parts += _turn_lines(turns, frame)
-    read = [(at, frame.y(p.ratio or 0.0), _tip(p), f"/verdicts/{p.verdict.removeprefix('verdict:')}") for at, p in middles]
+            parts.append(shape(p.status, at, frame.y(p.ratio or 0.0), 2.6 if crowded else 3.0 if p.status == "undecided" else 3.6))
+    parts += [*_turn_lines(turns, frame), *_flags(flags, frame)]
+    read = [(at, frame.y(p.ratio or 0.0), p.verdict.removeprefix("verdict:"), _tip(p)) for at, p in middles]
     span = f"{len(points)} windows from {day(frame.start)} to {day(frame.end)}"
-    return _chart(parts, frame, f"Live quality, {span}. The arrow keys read each; Enter opens its verdict.", read)
+    return _chart(parts, frame, f"Live quality, {span}. The arrow keys read each; Enter opens its verdict.", read, "/verdicts/")
+
+
+def _line_labels(threshold: float | None, frame: Frame) -> list[Markup]:
+    """What the two horizontal lines are, in the margin beside them, never on top of each other."""
+    x, expected = frame.width - frame.right + 8, frame.y(1.0) + 4
+    parts = []
+    if threshold is not None:
+        at = frame.y(threshold) + 4
+        parts.append(element("text", f"harm {number(threshold)} ×", class_="limit-label", x=x, y=at))
+        expected = max(expected, at + 13) if threshold > 1 else min(expected, at - 13)
+    parts.append(element("text", "as expected", x=x, y=expected))
+    return parts
+
+
+def _flags(incidents: Sequence[IncidentRow], frame: Frame) -> list[Markup]:
+    """A flag where each incident opened, in a lane of its own, with a bar until it was resolved; each leads to the incident."""
+    found = sorted(incidents, key=lambda one: one.opened_event_us or 0)
+    y, parts = frame.height - BOTTOM - 8, list[Markup]()
+    for index, one in enumerate(found):
+        opened = one.opened_event_us or 0
+        open_ = one.closed_us is None
+        closed = frame.end if open_ else max(opened, min(one.closed_event_us or opened, frame.end))
+        x, until = frame.x(opened), frame.x(closed)
+        room = (frame.x(found[index + 1].opened_event_us or 0) if index + 1 < len(found) else frame.width) - x - 18
+        span = f"since {day(opened)}" if open_ else f"{day(opened)} to {day(closed)}"
+        inside = [
+            element("title", f"{one.id}: {one.headline}, {span}"),
+            element("rect", class_="hit", x=x - 4, y=y - 16, width=max(20.0, until - x + 8), height=22),
+            element("rect", class_="bar", x=x, y=y + 2, width=max(3.0, until - x), height=3, rx=1.5),
+            element("path", class_="pennant", d=f"M{x:.1f} {y + 4}V{y - 13}l10 4.5l-10 4.5"),
+        ]
+        if len(one.headline) * 6 < room:
+            inside.append(element("text", one.headline, class_="flag-label", x=x + 15, y=y - 5))
+        kind = "flag is-open" if open_ else "flag"
+        parts.append(element("line", class_="onset", x1=x, x2=x, y1=TOP, y2=y - 13))
+        parts.append(
+            element("a", inside, class_=kind, href=f"/incidents/{one.id}", aria_label=f"incident {one.id}: {one.headline}, {span}")
+        )
+    return parts
 
 
 def _judged(points: Sequence[QualityPoint], turns: Sequence[Turn], frame: Frame) -> Iterator[tuple[float, float | None]]:
@@ -113,25 +165,39 @@ def _tip(p: QualityPoint) -> str:
     return f"{day(p.start_us)} · {number(p.ratio)} × expected{pooled} · {p.status} · {p.n} labels"
 
 
-def _chart(parts: Sequence[Markup], frame: Frame, label: str, read: Sequence[tuple[float, float, str, str]]) -> Markup:
-    data = json.dumps([{"x": round(x, 1), "y": round(y, 1), "t": text, "u": url} for x, y, text, url in read], separators=(",", ":"))
-    cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=frame.height - BOTTOM)
+def _chart(parts: Sequence[Markup], frame: Frame, label: str, read: Sequence[tuple[float, float, str, str]], to: str = "") -> Markup:
+    """The drawing with what a reader's cross-hair says: a line for each point of x, y, key and words. A narrow one borrows the words."""
+    lean = frame.width < NARROW
+    data = "\n".join(f"{x:.1f}\t{y:.1f}" if lean else f"{x:.1f}\t{y:.1f}\t{key}\t{text}" for x, y, key, text in read)
+    cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=frame.height - frame.bottom)
     box = f"0 0 {frame.width} {frame.height}"
     return element(
-        "svg", [*parts, cross], class_="chart", viewBox=box, role="img", tabindex=0, aria_label=label, data_chart="", data_points=data
+        "svg",
+        [*parts, cross],
+        class_="chart",
+        viewBox=box,
+        role="group",
+        tabindex=0,
+        aria_label=label,
+        data_chart="",
+        data_to=to or None,
+        data_points=data,
     )
 
 
-def _axes(frame: Frame) -> list[Markup]:
+def _axes(frame: Frame, unit: str) -> list[Markup]:
     parts = []
-    for value in ticks(0, frame.top, 4):
+    found = ticks(0, frame.top, 4)
+    for value in found:
         parts.append(frame.across(value, "grid" if value else "base"))
-        parts.append(element("text", f"{value:g}", x=LEFT - 8, y=frame.y(value) + 4, text_anchor="end"))
-    count = max(2, frame.width // 150)
-    for index in range(count + 1):
-        at = frame.start + (frame.end - frame.start) * index / count
-        anchor = "start" if index == 0 else "end" if index == count else "middle"
-        parts.append(element("text", day(int(at)), x=frame.x(at), y=frame.height - 6, text_anchor=anchor))
+        said = f"{value:g} {unit}" if value == found[-1] else f"{value:g}"
+        parts.append(element("text", said, x=LEFT - 8, y=frame.y(value) + 4, text_anchor="end"))
+    low, base = frame.height - frame.bottom, frame.height - 6
+    for at, label in calendar(frame.start, frame.end, max(3, (frame.width - LEFT - frame.right) // 100)):
+        x, half = frame.x(at), 3.2 * len(label)
+        anchor = "start" if x - half < LEFT - 14 else "end" if x + half > frame.width else "middle"
+        parts.append(element("line", class_="tick", x1=x, x2=x, y1=low, y2=low + 4))
+        parts.append(element("text", label, x=x, y=base, text_anchor=anchor))
     return parts
 
 
@@ -162,7 +228,7 @@ def _tenures(turns: Sequence[Turn], frame: Frame) -> list[Markup]:
         until = known[index + 1][0] if index + 1 < len(known) else frame.end
         if index % 2 == 1 and until > frame.start:
             left, right = frame.x(max(at, frame.start)), frame.x(min(until, frame.end))
-            tall = frame.height - TOP - BOTTOM + 14
+            tall = frame.height - TOP - frame.bottom + 14
             parts.append(element("rect", class_="tenure", x=left, y=TOP - 14, width=max(0.0, right - left), height=tall))
     return parts
 
@@ -174,9 +240,9 @@ def _turn_lines(turns: Sequence[Turn], frame: Frame) -> list[Markup]:
         name = "@" + turn.release.rpartition("@")[2]
         said = f"↩ {name}" if turn.kind == "rolled-back" else name
         if at > frame.start:
-            parts.append(element("line", class_="turn", x1=x, x2=x, y1=TOP - 14, y2=frame.height - BOTTOM))
+            parts.append(element("line", class_="turn", x1=x, x2=x, y1=TOP - 14, y2=frame.height - frame.bottom))
         if x > free:
-            last = x > frame.width - 70
+            last = x > frame.width - frame.right - 60
             full = element("title", f"{turn.release} {turn.kind} {instant(at)}")
             place = {"x": x + (-5 if last else 5), "y": TOP - 8, "text_anchor": "end" if last else "start"}
             parts.append(element("text", [Markup.escape(said), full], class_="turn-label", **place))
@@ -203,7 +269,7 @@ def sparkline(values: Sequence[float | None], threshold: float | None = None) ->
     return element("svg", [limit, line], class_="spark", viewBox=box, preserveAspectRatio="none", role="img", aria_label=says)
 
 
-def traffic_chart(buckets: Sequence[TrafficBucket], bucket_us: int, *, width: int = 860, height: int = 190) -> Markup:
+def traffic_chart(buckets: Sequence[TrafficBucket], bucket_us: int, *, width: int = 780, height: int = 200) -> Markup:
     """Latency quantiles as lines over the number of rows as bars, by event time."""
     if not buckets:
         return EMPTY
@@ -211,22 +277,21 @@ def traffic_chart(buckets: Sequence[TrafficBucket], bucket_us: int, *, width: in
     frame = Frame(width, height, buckets[0].start_us, buckets[-1].start_us + bucket_us, max(slowest, 0.001) * 1.1)
     most = max(b.rows for b in buckets)
     wide = max(1.0, frame.x(frame.start + bucket_us) - LEFT - 1.5)
-    parts = _axes(frame)
+    parts = _axes(frame, "ms")
     for b in buckets:
         tall = 26 * b.rows / most
         parts.append(element("rect", class_="rows", x=frame.x(b.start_us), y=height - BOTTOM - tall, width=wide, height=tall))
     for key in ("p99", "p95", "p50"):
         line = path((frame.x(b.start_us + bucket_us / 2), None if (v := getattr(b, f"{key}_ms")) is None else frame.y(v)) for b in buckets)
         parts.append(element("path", class_=key, d=line))
-    parts.append(element("text", "ms", x=LEFT, y=TOP - 12))
-    read = [(frame.x(b.start_us + bucket_us / 2), frame.y(b.p95_ms or 0.0), _traffic_tip(b), "") for b in buckets]
+    read = [(frame.x(b.start_us + bucket_us / 2), frame.y(b.p95_ms or 0.0), "", _traffic_tip(b)) for b in buckets]
     return _chart(parts, frame, f"Latency and rows from {day(frame.start)} to {day(frame.end)}. The arrow keys read each.", read)
 
 
 def _traffic_tip(b: TrafficBucket) -> str:
     if b.p50_ms is None:
-        return f"{instant(b.start_us)} · {b.rows} rows"
-    return f"{instant(b.start_us)} · {b.rows} rows · p50 {number(b.p50_ms)} · p95 {number(b.p95_ms)} · p99 {number(b.p99_ms)} ms"
+        return f"{date_time(b.start_us)} · {b.rows} rows"
+    return f"{date_time(b.start_us)} · {b.rows} rows · p50 {number(b.p50_ms)} · p95 {number(b.p95_ms)} · p99 {number(b.p99_ms)} ms"
 
 
 def meter(share: float | None, status: str) -> Markup:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from andon.board.svg import element
+from andon.board.svg import EMPTY, element
 from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
 from andon.core.errors import AndonError
 
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_000_000  # the years 1 and 9999
+DAY_S = 86_400
+INSTANT = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T| at | )(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?(?!\d)")
+DATE = re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])")
+NAMED = re.compile(rf"\b(?:{'|'.join(sorted(ID_KINDS | VERSIONED_KINDS))}):[\w./-]*\w(?:@\w[\w-]*)?")
 LIGHT_WORDS = {"green": "good", "yellow": "watch", "red": "stop", "grey": "no signal"}
 LIKE = {"pass": "green", "warn": "yellow", "fail": "red", "undecided": "grey"}
 SHAPES = {
@@ -95,15 +101,66 @@ def day(at_us: int) -> str:
     return f"{at.day} {at:%b} {at.year}"
 
 
+def date_time(at_us: int | None) -> str:
+    """``7 Sep 2011``, and the time of day unless it is midnight."""
+    if at_us is None:
+        return "–"
+    at = moment(at_us)
+    return day(at_us) if (at.hour, at.minute) == (0, 0) else f"{day(at_us)} {at:%H:%M}"
+
+
+def plain(text: str) -> str:
+    """A sentence of a check, for people: instants as dates, and a times sign.
+
+    >>> plain("loss is 1.90 x as expected since 2011-10-19T00:00:00Z")
+    'loss is 1.90 × as expected since 19 Oct 2011'
+    """
+    text = INSTANT.sub(_dated, text)
+    return re.sub(r"(\d) x (?=\w)", r"\1 × ", DATE.sub(_dated, text))
+
+
+def _dated(found: re.Match[str]) -> str:
+    parts = [int(part) for part in found.groups()]
+    try:
+        at = dt.datetime(*parts, tzinfo=dt.UTC)  # type: ignore[misc,arg-type]
+    except ValueError:  # 2011-19-39 is no date: leave it as it was written
+        return found.group()
+    return date_time(int(at.timestamp()) * 1_000_000)
+
+
+def linked(text: str) -> Markup:
+    """A sentence, said plainly, with every address in it a link to its page."""
+    return EMPTY.join(_linked(plain(text)))
+
+
+def _linked(text: str) -> Iterator[Markup]:
+    done = 0
+    for found in NAMED.finditer(text):
+        to = href(found.group())
+        yield Markup.escape(text[done : found.start()])
+        yield Markup.escape(found.group()) if to == "#" else element("a", found.group(), class_="link", href=to)
+        done = found.end()
+    yield Markup.escape(text[done:])
+
+
+def unit(text: str) -> str:
+    """A unit beside its number: ``x expected loss`` has a times sign."""
+    return f"× {text[2:]}" if text.startswith("x ") else text.replace(" x ", " × ")
+
+
 def lasting(us: int | None) -> str:
-    """A duration: ``94 s``, ``6.0 min``, ``3.2 h``, ``12 d``."""
+    """A duration: ``40 ms``, ``1.2 s``, ``94 s``, ``6.0 min``, ``3.2 h``, ``12 d``."""
     if us is None:
         return "–"
     seconds = us / 1e6
-    for limit, unit, divisor in ((90, "s", 1.0), (5400, "min", 60.0), (172_800, "h", 3600.0)):
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for limit, name, divisor in ((90, "s", 1.0), (5400, "min", 60.0), (172_800, "h", 3600.0)):
         if seconds < limit:
-            return f"{seconds / divisor:.0f} {unit}" if divisor == 1.0 else f"{seconds / divisor:.1f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
+            return f"{seconds / divisor:.0f} {name}" if divisor == 1.0 else f"{seconds / divisor:.1f} {name}"
+    return f"{seconds / DAY_S:.0f} d"
 
 
 def ago(at_us: int | None, now_us: int) -> Markup:
@@ -115,11 +172,21 @@ def ago(at_us: int | None, now_us: int) -> Markup:
         said = "just now"
     elif seconds < 3600:
         said = f"{max(1, round(seconds / 60))} min ago"
-    elif seconds < 86_400:
+    elif seconds < DAY_S:
         said = f"{round(seconds / 3600)} h ago"
     else:
-        said = f"{round(seconds / 86_400)} d ago" if seconds < 30 * 86_400 else day(at_us)
+        said = f"{round(seconds / DAY_S)} d ago" if seconds < 30 * DAY_S else day(at_us)
     return element("time", said, datetime=f"{moment(at_us):%Y-%m-%dT%H:%M:%SZ}", title=f"{instant(at_us)} UTC", data_ago=at_us)
+
+
+def when(at_us: int, event_us: int | None, now_us: int) -> Markup:
+    """When something was: how long ago, or, in a replay, the event time that it is about and then when it was recorded."""
+    told = ago(at_us, now_us)
+    if event_us is None or abs(at_us - event_us) < DAY_S * 1_000_000:
+        return told
+    title = f"event time {instant(event_us)} UTC"
+    about = element("time", date_time(event_us), class_="event", datetime=f"{moment(event_us):%Y-%m-%dT%H:%M:%SZ}", title=title)
+    return about + element("span", [Markup(" · "), told], class_="recorded", title="when it was recorded")
 
 
 def who(actor: str) -> str:
@@ -171,11 +238,12 @@ def brief(value: Any) -> str:
         return number(value)
     if isinstance(value, str) and value.startswith("b3:"):
         return short(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = plain(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 160 else text[:157] + "…"
 
 
 FILTERS = {
     "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago,
-    "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "light_word": lambda light: LIGHT_WORDS.get(light, light),
+    "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "when": when,
+    "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "light_word": lambda light: LIGHT_WORDS.get(light, light),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,11 +26,19 @@ ANA = Actor("person", "ana")
 
 
 def tell(home: str, *, port: int, seed: int, fault: str, stay: bool | None, until: str = END) -> int:
-    """Run the demo in ``home``; returns the exit status (0: every event was noticed, nothing else was). Raises ``Conflict`` when taken."""
+    """Run the demo in ``home``; returns the exit status (0: every event that had time was noticed, and nothing else was).
+
+    Raises ``Conflict`` when the folder holds something else, or a demo that still runs.
+    """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"  # two boosters that each take every core slow each other to a crawl
     os.environ["ANDON_ACTOR"] = str(ANA)
-    folder = fresh(Path(home))
+    folder = Path(home).absolute()
+    with fresh(folder):
+        return _tell(folder, port=port, seed=seed, fault=fault, stay=stay, until=until)
+
+
+def _tell(folder: Path, *, port: int, seed: int, fault: str, stay: bool | None, until: str) -> int:
     from andon.demo.acts import Acts
     from andon.operations.session import use
     from andon.store import open_store
@@ -50,16 +59,26 @@ def tell(home: str, *, port: int, seed: int, fault: str, stay: bool | None, unti
     return status
 
 
-def fresh(folder: Path) -> Path:
-    """An empty home; one that an earlier demo made is made anew. Raises ``Conflict`` for any other folder with something in it."""
-    folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).exists():
-            raise Conflict("the demo needs a folder of its own", home=folder, next_step="choose another with --home")
-        shutil.rmtree(folder)
+@contextlib.contextmanager
+def fresh(folder: Path) -> Iterator[None]:
+    """An empty home, held while the block runs; one that an earlier demo made is made anew. Raises ``Conflict`` for any other folder."""
+    mark = folder / MARKER
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise Conflict("the demo needs a folder of its own", home=folder, next_step="choose another with --home")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
-    return folder
+    with mark.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict("a demo runs in that folder", home=folder, next_step="end it, or choose another with --home") from None
+        for entry in folder.iterdir():
+            if entry == mark:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        yield
 
 
 @dataclass

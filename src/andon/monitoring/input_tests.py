@@ -13,6 +13,7 @@ import numpy as np
 
 from andon.core.verdicts import Status
 from andon.monitoring.laws import CalendarLaw, ClockLaw, absent, broken, encode
+from andon.monitoring.phases import times
 from andon.monitoring.profiles import NumberProfile, Profile, Relation, baseline, day_statistics, longest_runs, partner_moves, run_start
 from andon.monitoring.records import Array, Floats, Frame, Policy
 from andon.monitoring.tails import binomial_tail, both
@@ -23,7 +24,10 @@ SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one test says of one feature: ``value`` in ``unit`` of the test, ``p`` where it is a tail probability."""
+    """What one test says of one feature: ``value`` in the test's unit, ``p`` where it is a tail probability.
+
+    ``limit`` is the value (or the probability) beyond which it may fail; ``None`` where the test has one limit for all features.
+    """
 
     feature: str
     test: str
@@ -32,6 +36,7 @@ class Finding:
     p: float
     message: str
     n: int
+    limit: float | None = None
 
 
 def _rare(p: float, alpha: float) -> Status:
@@ -48,11 +53,11 @@ def schema(name: str, rows: Frame, wanted: str) -> Finding:
     """The column is there and of training's kind (a column that is null throughout has no kind)."""
     column = rows.inputs.get(name)
     if column is None:
-        return Finding(name, "schema", "fail", 1.0, 0.0, "the input is not sent any more", len(rows))
+        return Finding(name, "schema", "fail", 1.0, 0.0, "is not sent any more", len(rows))
     kind = "text" if column.dtype.kind == "O" else "number"
     empty = kind == "number" and not np.isfinite(column).any()
     if kind != wanted and not empty:
-        return Finding(name, "schema", "fail", 1.0, 0.0, f"{kind} was sent, training had {wanted}", len(rows))
+        return Finding(name, "schema", "fail", 1.0, 0.0, f"is a {kind} now; in training it was a {wanted}", len(rows))
     return Finding(name, "schema", "pass", 0.0, 1.0, "", len(rows))
 
 
@@ -63,7 +68,8 @@ def nulls(name: str, column: Array, profile: Profile, alpha: float) -> Finding:
     p = binomial_tail(bad, n, max(usual, 0.5 / max(1, n))) if bad else 1.0
     over = bad >= 2 and bad / n >= max(SHARE, 2 * usual)
     status: Status = "fail" if over and p <= alpha else "warn" if bad and usual == 0.0 else "pass"
-    return Finding(name, "nulls", status, bad / n if n else 0.0, p, f"{bad} of {n} are null; {usual:.1%} in training", n)
+    message = f"{bad:,} of {n:,} are null; in training {'none' if usual == 0 else f'{usual:.2g} of all' if usual < 0.001 else f'{usual:.1%}'} were"
+    return Finding(name, "nulls", status, bad / n if n else 0.0, p, message, n, max(SHARE, 2 * usual))
 
 
 def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Finding:
@@ -74,7 +80,13 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
     bad = (numbers < (-np.inf if low is None else low)) | (numbers > (np.inf if high is None else high))
     if bad.any():
         return Finding(
-            name, "unseen", _share(bad, n), float(bad.mean()), 0.0, f"{int(bad.sum())} of {n} are outside the declared bounds", n
+            name,
+            "unseen",
+            _share(bad, n),
+            float(bad.mean()),
+            0.0,
+            f"{int(bad.sum()):,} of {n:,} are outside the bounds that the policy sets",
+            n,
         )
     if name in profile.values:
         codes, values = encode(column)
@@ -89,13 +101,16 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
         if status == "fail" and name in profile.calendar and law is None and name not in profile.calendar_laws:
             status = "warn"
         sample = sorted({str(value) for value, is_new in zip(values, new, strict=True) if is_new})[:3]
-        return Finding(name, "unseen", status, float(bad.mean()), p, f"{int(bad.sum())} of {n} were never seen in training {sample}", n)
+        message = f"{int(bad.sum()):,} of {n:,} are values that training never had" + (f", such as {', '.join(sample)}" if sample else "")
+        if status == "pass" and bad.any():
+            message += "; as many new values as training leads one to expect"
+        return Finding(name, "unseen", status, float(bad.mean()), p, message, n)
     number = profile.numbers.get(name)
     if number is None:
         return Finding(name, "unseen", "pass", 0.0, 1.0, "", n)
     span = max(number.high - number.low, number.scale)
     bad = (column < number.low - span) | (column > number.high + span)
-    message = f"{int(bad.sum())} of {n} are more than a whole range outside training's {number.low:g} to {number.high:g}"
+    message = f"{int(bad.sum()):,} of {n:,} are far outside training's range of {number.low:g} to {number.high:g}"
     return Finding(name, "unseen", _share(bad, n), float(bad.mean()), 0.0 if bad.any() else 1.0, message, n)
 
 
@@ -106,7 +121,7 @@ def clock_law(law: ClockLaw, rows: Frame, history: tuple[int, ...], alpha: float
 
 def calendar_law(law: CalendarLaw, rows: Frame, history: tuple[int, ...], alpha: float) -> tuple[Finding, int]:
     """The other calendar features no longer dictate this one."""
-    return _law(law, "calendar", law.expected(rows), rows, history, alpha, ", ".join(law.given) + " and the weekday")
+    return _law(law, "calendar", law.expected(rows), rows, history, alpha, ", ".join(law.given) + " and the day of the week")
 
 
 def _law(
@@ -120,8 +135,9 @@ def _law(
     p = binomial_tail(sum(days), len(days), (law.exceptions + 1) / (law.days + 2))
     strict = law.exceptions == 0
     status: Status = "fail" if offence and (strict or p <= alpha) else "warn" if offence or (bad.any() and strict) else "pass"
-    message = f"{int(bad.sum())} of {testable} differ from what {by} dictated on {law.days - law.exceptions} of {law.days} training days"
-    return Finding(law.feature, test, status, share, p, message, testable), offence
+    held = f"all {law.days}" if strict else f"{law.days - law.exceptions} of {law.days}"
+    message = f"{int(bad.sum()):,} of {testable:,} are not what {by} dictates; on {held} days of training they were"
+    return Finding(law.feature, test, status, share, p, message, testable, 0.5), offence
 
 
 def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: float, p_level: float = 1.0) -> Finding:
@@ -141,19 +157,33 @@ def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: flo
     # a run counts if it covers at least half of this window: yesterday's fault is not today's
     began = int(served.event_us[worst] - (hours - 1) * 3_600_000_000)
     covered = float(np.mean((served.event_us[inside] >= began) & (inside <= worst)))
-    p = profile.runs[name].p(hours) if name in profile.runs else 1.0
-    p = min(p, both(p, p_level), _p_still(name, served, inside, profile))
+    p_long = profile.runs[name].p(hours) if name in profile.runs else 1.0
+    ways = {"": p_long, "odd": both(p_long, p_level), "still": _p_still(name, served, inside, profile)}
+    p = min(ways.values())
     status: Status = _rare(p, alpha) if covered >= 0.5 else "pass"
     longest = max(profile.runs[name].above, default=0.0) if name in profile.runs else 0.0
+    message = _stood(name, column[worst], hours, longest, profile, next(way for way, found in ways.items() if found == p))
+    if covered < 0.5:
+        message += "; it moves again"
     if profile.kinds[name] == "category" and hours < 2 * longest:
         # categories rest by nature (a dry month is all clear sky), and longer in some seasons than in others
-        status = "pass"
-    message = f"stood at {column[worst]} for {hours:.0f} h; {longest:.0f} h was the longest in training"
+        status, message = "pass", message + "; a category may well"
     if status == "fail" and hours < 48 and column.dtype.kind != "O" and float(column[worst]) in profile.ends.get(name, ()):
         status, message = "warn", message + "; it is an end of the range where it is known to rest"
     if status == "fail" and _partner_rests(name, served, inside, profile):
         status, message = "warn", message + "; the feature it depends on stands still too, and they agree"
     return Finding(name, "frozen", status, hours, p, message, int(window.sum()))
+
+
+def _stood(name: str, value: float | str | None, hours: float, longest: float, profile: Profile, way: str) -> str:
+    """How long it stood still, and what is odd about it if not the length alone."""
+    told = f"{value:g}" if isinstance(value, float) else str(value)
+    message = f"stood still at {told} for {times(hours) if hours % 1 else f'{hours:.0f}'} h; the longest in training was {longest:.0f} h"
+    if way == "odd":
+        return message + ", and its level is unusual too"
+    if way == "still":
+        return message + f", though {profile.relations[name].partner}, which it follows, moved"
+    return message
 
 
 def _p_still(name: str, served: Frame, inside: Array, profile: Profile) -> float:
@@ -193,9 +223,10 @@ def jump(
     moved = abs(level - baseline(recent)) if len(recent) else 0.0
     p_jump, p_spread = number.shift.p(moved), number.spread.p(spread)
     n = int(np.isfinite(column).sum())
+    told = f"is {moved * number.scale:.3g} away from last week's level at the same hours, {times(moved)} times its usual spread"
     found = [
-        Finding(name, "jump", _rare(p_jump, alpha), moved, p_jump, f"level moved {moved:.1f} scales from last week's like hours", n),
-        Finding(name, "spread", _rare(p_spread, alpha), spread, p_spread, f"spread is {spread:.1f} x its usual scale", n),
+        Finding(name, "jump", _rare(p_jump, alpha), moved, p_jump, told, n),
+        Finding(name, "spread", _rare(p_spread, alpha), spread, p_spread, f"varies {times(spread)} times as widely as usual", n),
     ]
     return found, level
 
@@ -213,10 +244,11 @@ def relation(law: Relation, rows: Frame, alpha: float) -> Finding | None:
     value = float(np.nanmedian(residual))
     p = law.residual.p(value)
     # a relation of 99.9 % is broken by very little: ask for a difference that a reader of the feature would see as well
-    status = _rare(p, alpha) if value * law.scale >= 0.5 * law.spread else "pass"
-    return Finding(
-        law.feature, "relation", status, value, p, f"is {value:.1f} scales off what {law.partner} implies", int(np.isfinite(residual).sum())
-    )
+    small = value * law.scale < 0.5 * law.spread
+    status = "pass" if small else _rare(p, alpha)
+    message = f"is {value * law.scale:.3g} away from what {law.partner} implies, {times(value)} times the usual error"
+    message += "; too little to matter" if small else ""
+    return Finding(law.feature, "relation", status, value, p, message, int(np.isfinite(residual).sum()))
 
 
 def volume(rows: Frame, window_us: tuple[int, int], profile: Profile) -> Finding:
@@ -226,7 +258,7 @@ def volume(rows: Frame, window_us: tuple[int, int], profile: Profile) -> Finding
     n = len(rows)
     ratio = n / expected if expected > 0 else 1.0
     status: Status = "fail" if expected >= 4 and ratio < 0.25 else "warn" if expected >= 4 and not 0.75 < ratio < 4 else "pass"
-    return Finding("rows", "volume", status, ratio, 1.0, f"{n} rows; like hours of training had {expected:.0f}", n)
+    return Finding("rows", "volume", status, ratio, 1.0, f"{n:,} came; training had {expected:,.0f} at the same hours", n)
 
 
 def staleness(rows: Frame, profile: Profile, policy: Policy, alpha: float) -> Finding | None:
@@ -237,9 +269,12 @@ def staleness(rows: Frame, profile: Profile, policy: Policy, alpha: float) -> Fi
     value = float(np.median(age))
     hours = value / 3_600_000_000
     if policy.max_age_us is not None and value > policy.max_age_us:
-        return Finding("source time", "staleness", "fail", hours, 0.0, f"inputs are {hours:.1f} h old", len(age))
+        allowed = policy.max_age_us / 3_600_000_000
+        message = f"inputs are {times(hours)} h old; the policy allows {times(allowed)} h"
+        return Finding("source time", "staleness", "fail", hours, 0.0, message, len(age), allowed)
     if profile.age_limit_us is None:
         return None
     limit = max(2 * profile.age_limit_us, profile.age_limit_us + 4 * profile.step)
     status: Status = "fail" if value > limit and profile.age_us.p(value) <= max(alpha, 0.01) else "pass"
-    return Finding("source time", "staleness", status, hours, profile.age_us.p(value), f"inputs are {hours:.1f} h old", len(age))
+    message = f"inputs are {times(hours)} h old; in training 99 % were younger than {times(profile.age_limit_us / 3_600_000_000)} h"
+    return Finding("source time", "staleness", status, hours, profile.age_us.p(value), message, len(age), limit / 3_600_000_000)

@@ -15,6 +15,7 @@ import numpy as np
 from andon.core.verdicts import Evidence, SliceResult, Status, Verdict
 from andon.monitoring import input_tests as tests
 from andon.monitoring.input_tests import SHARE, Finding
+from andon.monitoring.phases import count
 from andon.monitoring.profiles import Profile, duplicates
 from andon.monitoring.records import Frame, Policy
 
@@ -65,8 +66,8 @@ def judge_inputs(
     past = served.between(min(start, int(served.event_us[0]) if len(served) else start), end)
     rows = past.between(start, end)
     counted = tests.volume(rows, window_us, profile)
-    if len(rows) < policy.min_rows:
-        why = f"{len(rows)} rows in this window; {policy.min_rows} are needed"
+    if len(rows) < max(1, policy.min_rows):
+        why = f"{count(len(rows), 'row')} in this window; {max(1, policy.min_rows)} are needed"
         silent = tuple(_undecided(name, subject, window_us, why, len(rows)) for name in CHECKS if name != "volume")
         return (_verdict("volume", [counted], subject, window_us, 0.25), *silent), msgspec.structs.replace(state, judged_until_us=end)
     alpha = policy.row_alpha(rare_tests(profile))
@@ -158,7 +159,14 @@ def _blame(found: list[Finding], profile: Profile) -> list[Finding]:
         culprits = _others(one, profile) & own if one.status == "fail" and one.feature not in own else set()
         if culprits and one.test in ("relation", "calendar"):
             one = Finding(
-                one.feature, one.test, "warn", one.value, one.p, f"{one.message}; explained by {', '.join(sorted(culprits))}", one.n
+                one.feature,
+                one.test,
+                "warn",
+                one.value,
+                one.p,
+                f"{one.message}; explained by {', '.join(sorted(culprits))}",
+                one.n,
+                one.limit,
             )
         kept.append(one)
     return kept
@@ -180,7 +188,8 @@ def _repeats(rows: Frame, profile: Profile) -> Finding:
         if share > 3 * profile.duplicate_share
         else "pass"
     )
-    return Finding("rows", "duplicates", status, share, 1.0, f"{int(bad.sum())} of {len(rows)} rows repeat an earlier one", len(rows))
+    message = f"{int(bad.sum()):,} of {len(rows):,} repeat an earlier one"
+    return Finding("rows", "duplicates", status, share, 1.0, message, len(rows), max(SHARE, 3 * profile.duplicate_share))
 
 
 def _undecided(check: str, subject: str, window_us: tuple[int, int], why: str, n: int) -> Verdict:
@@ -200,11 +209,18 @@ def worst_status(statuses: Iterable[Status]) -> Status:
 
 def _verdict(check: str, found: list[Finding], subject: str, window_us: tuple[int, int], threshold: float) -> Verdict:
     status = worst_status(one.status for one in found)
-    told = [one for one in found if one.status == status] if status in ("fail", "warn") else []
+    chosen = [one for one in found if one.status == status]
     by_p = check in ("frozen", "jump", "spread", "relation")
-    worst = min(found, key=lambda one: one.p) if by_p else max(found, key=lambda one: one.value)
-    if check == "volume":
-        worst = found[0]
+    ranked = sorted(chosen, key=lambda one: one.p if by_p else -one.value)
+    worst = ranked[0]
+    limit = threshold if worst.limit is None else worst.limit
+    # a pass beyond the limit has its reason, and says it
+    beyond = check != "volume" and (worst.p <= limit if by_p else worst.value > limit)
+    if status in ("fail", "warn"):
+        message = "; ".join(f"{one.feature}: {one.message}" for one in ranked[:3])
+        message += f"; and {len(ranked) - 3} more" if len(ranked) > 3 else ""
+    else:
+        message = f"nothing to act on; {worst.feature}: {worst.message}" if beyond else "nothing unusual"
     rows = tuple(
         (one.feature, one.status, round(one.value, 4), float(f"{one.p:.3g}"), one.message)
         for one in sorted(found, key=lambda one: one.p)[:30]
@@ -213,10 +229,10 @@ def _verdict(check: str, found: list[Finding], subject: str, window_us: tuple[in
         subject=subject,
         check=f"inputs/{check}",
         status=status,
-        message="; ".join(f"{one.feature}: {one.message}" for one in told[:3]) or "nothing unusual",
+        message=message,
         value=worst.p if by_p else worst.value,
         unit="tail probability of a training day" if by_p else _unit(check),
-        threshold=threshold,
+        threshold=limit,
         n=max(one.n for one in found),
         slices=tuple(SliceResult(slice=one.feature, status=one.status, value=one.value, n=one.n) for one in found),
         evidence=(Evidence(f"Inputs: {check}", ("feature", "status", "value", "p", "what"), rows),),

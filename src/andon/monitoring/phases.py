@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from andon.core.clocks import DAY_US, HOUR_US, MINUTE_US
+from andon.core.clocks import DAY_US, HOUR_US, MINUTE_US, to_iso
 from andon.monitoring.records import Array, Floats, Frame, Ints
 
 _SHRINK_DAY, _SHRINK_WEEK = 1.0, 4.0
 """How many observations the coarser mean is worth; a gate of four weeks has 28 per hour of the day, four per hour of the week."""
+
+
+def when(at_us: int) -> str:
+    """An instant as a message says it: a date when it is a midnight.
+
+    >>> when(15 * DAY_US), when(15 * DAY_US + HOUR_US)
+    ('1970-01-16', '1970-01-16T01:00:00Z')
+    """
+    return to_iso(at_us)[:10] if at_us % DAY_US == 0 else to_iso(at_us)
+
+
+def count(n: int, noun: str) -> str:
+    """How many, in words.
+
+    >>> count(1, "row"), count(200_000, "label")
+    ('1 row', '200,000 labels')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def times(ratio: float) -> str:
+    """A ratio with three digits that matter.
+
+    >>> times(0.954), times(27.43), times(627.04)
+    ('0.95', '27.4', '627')
+    """
+    return f"{ratio:.2f}" if abs(ratio) < 10 else f"{ratio:.1f}" if abs(ratio) < 100 else f"{ratio:,.0f}"
 
 
 def step_us(event_us: Ints) -> int:

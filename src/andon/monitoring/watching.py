@@ -69,8 +69,8 @@ class Watcher:
     def judge_next(self, store: Store, service: str, state: WatchState) -> Judged | None:
         """Judge the next window that is due, or None when none is. Writes nothing."""
         policy = policy_of(store, service)
+        first = first_us(store, service) if state.next_us is None else None
         if state.next_us is None:
-            first = first_us(store, service)
             if first is None:
                 return None
             state = msgspec.structs.replace(state, next_us=first // policy.window_us * policy.window_us)
@@ -87,7 +87,10 @@ class Watcher:
             why = f"nothing was asked between {to_iso(silent_since)} and {to_iso(seen.next_us)}"
             moved_on = msgspec.structs.replace(state, next_us=resumed)
             return Judged(at_us=resumed, release="", verdicts=(), state=moved_on, policy=policy, passed_over=why)
-        return self._judge(store, service, state, (start, end), policy, seen)
+        judged = self._judge(store, service, state, (start, end), policy, seen)
+        if first is not None and first > start:
+            judged = msgspec.structs.replace(judged, verdicts=tuple(_unless_counted(verdict, first) for verdict in judged.verdicts))
+        return judged
 
     def _judge(self, store: Store, service: str, state: WatchState, window: tuple[int, int], policy: Policy, seen: Reach) -> Judged:
         began = time.perf_counter()
@@ -149,6 +152,14 @@ class Watcher:
             while len(self._born) > 4:
                 self._born.popitem(last=False)
         return self._born[key]
+
+
+def _unless_counted(verdict: Verdict, first_us: int) -> Verdict:
+    """A service that went live in the evening has not lost the morning's rows."""
+    if verdict.check != "inputs/volume":
+        return verdict
+    why = f"the first request came at {to_iso(first_us)}; a whole window is needed"
+    return msgspec.structs.replace(verdict, status="undecided", message=why, slices=())
 
 
 def _live(store: Store, service: str, end_us: int, arrived_us: int | None) -> str | None:

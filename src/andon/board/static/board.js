@@ -76,7 +76,12 @@
   setInterval(tellTimes, 20000);
 
   // --- a cross-hair on charts: mouse, touch and arrow keys
-  const pointsOf = (svg) => (svg._points ||= JSON.parse(svg.dataset.points));
+  // A line for each point: x, y, key, words. The narrow drawing of the same chart borrows keys and words from the wide one.
+  const linesOf = (svg) => svg.dataset.points.split("\n").filter(Boolean).map((one) => one.split("\t"));
+  const pointsOf = (svg) => (svg._points ||= (() => {
+    const whole = linesOf($("[data-chart]", svg.closest(".plots")) || svg), to = svg.dataset.to;
+    return linesOf(svg).map(([x, y], index) => ({ x: Number(x), y: Number(y), u: to && whole[index]?.[2] ? to + whole[index][2] : "", t: whole[index]?.[3] || "" }));
+  })());
   const point = (svg, index) => {
     const plot = svg.closest(".plot"), tip = $(".tip", plot), cross = $(".cross", svg), points = pointsOf(svg);
     if (index === null || !points.length) { tip.classList.remove("on"); cross.classList.remove("on"); svg._at = null; return; }
@@ -102,7 +107,7 @@
   });
   document.addEventListener("keydown", (event) => {
     const svg = event.target.closest?.("[data-chart]");
-    if (!svg) return;
+    if (!svg || event.target.closest("a")) return;
     const last = pointsOf(svg).length - 1, at = svg._at ?? last + 1;
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
     if (to !== undefined) { event.preventDefault(); point(svg, to); }
@@ -112,7 +117,7 @@
   document.addEventListener("focusout", (event) => { const svg = event.target.closest?.("[data-chart]"); if (svg) point(svg, null); });
   document.addEventListener("click", (event) => {
     const svg = event.target.closest?.("[data-chart]");
-    if (svg) { const found = pointsOf(svg)[nearest(svg, event.clientX)]; if (found?.u) location.href = found.u; }
+    if (svg && !event.target.closest("a")) { const found = pointsOf(svg)[nearest(svg, event.clientX)]; if (found?.u) location.href = found.u; }
   });
 
   // --- interactive series, by the Plotly bundle of the installed package, fetched only by pages that draw one

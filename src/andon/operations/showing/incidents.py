@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import select
+from sqlalchemy import Connection, func, select
 
 from andon.core.addresses import Address
 from andon.core.clocks import to_iso
@@ -22,6 +24,12 @@ CAUSES = {
     "upstream": "an upstream data fault",
     "world": "the world has changed",
     "unknown": "not known yet",
+}
+HEADLINES = {
+    "release": "A bad release: {release}",
+    "upstream": "A broken input: {suspects}",
+    "world": "The world has changed",
+    "unknown": "Quality is lower; the cause is not known yet",
 }
 ADVICE = {
     "rollback": "Roll back to the last good release",
@@ -64,9 +72,29 @@ def incidents_view(store: Store, *, service: str | None = None, limit: int = 200
     """Incidents, open ones first and then newest first."""
     ids = incident_ids(store, limit)
     with store.ledger.read() as connection:
-        rows = [_row(id_, streams.read(connection, f"incident:{id_}")) for id_ in ids]
-    mine = [row for row in rows if service is None or row.service == service]
+        found = _folded(store, connection, [f"incident:{id_}" for id_ in ids])
+    mine = [row for row in found if service is None or row.service == service]
     return tuple(sorted(mine, key=lambda row: row.closed_us is not None))
+
+
+_kept: WeakKeyDictionary[Any, dict[str, tuple[int, IncidentRow]]] = WeakKeyDictionary()
+"""Ledger -> stream -> (its last event, what it folded to). Events never change, so a row holds until the stream has another one."""
+
+
+def _folded(store: Store, connection: Connection, names: list[str]) -> list[IncidentRow]:
+    """One row for each stream; only streams that moved since the last time are read, all in one query."""
+    kept = _kept.setdefault(store.ledger, {})
+    e = s.events
+    counted = select(e.c.stream, func.max(e.c.n).label("n")).where(e.c.stream.in_(names)).group_by(e.c.stream)
+    last = {row.stream: int(row.n) for row in connection.execute(counted)}
+    moved = [name for name in names if name in last and kept.get(name, (0,))[0] != last[name]]
+    events: dict[str, list[streams.Event]] = {name: [] for name in moved}
+    if moved:
+        for row in connection.execute(select(e).where(e.c.stream.in_(moved)).order_by(e.c.stream, e.c.n)):
+            events[row.stream].append(streams._event(row))
+    fresh = {name: (found[-1].n, _row(name.removeprefix("incident:"), found)) for name, found in events.items() if found}
+    kept.update(fresh)
+    return [kept[name][1] for name in names if name in last]
 
 
 def _facts(events: list[streams.Event]) -> dict[str, Any]:
@@ -90,12 +118,14 @@ def _row(id_: str, events: list[streams.Event]) -> IncidentRow:
     first = events[0]
     closed = next((event for event in reversed(events) if event.type in CLOSING), None)
     service, cause, advice = _service_of(facts), str(facts.get("cause") or ""), str(facts.get("advice") or "")
+    release = next((str(event.body["release"]) for event in events if event.body.get("release")), "")
     said = str(facts.get("title") or facts.get("message") or facts.get("why") or first.reason or "opened without a reason")
     light: Light = "grey" if closed else "yellow" if cause == "unknown" else "red"
     return IncidentRow(
         id=id_,
         address=f"incident:{id_}",
         service=service,
+        headline=_headline(cause, release, facts, said),
         title=said,
         status="resolved" if closed else "open",
         light=light,
@@ -104,9 +134,20 @@ def _row(id_: str, events: list[streams.Event]) -> IncidentRow:
         opened_us=first.at_us,
         opened_event_us=first.event_us if first.event_us is not None else facts.get("opened_us"),
         closed_us=None if closed is None else closed.at_us,
+        closed_event_us=None if closed is None else closed.event_us,
         opened_by=first.actor,
-        release=next((str(event.body["release"]) for event in events if event.body.get("release")), ""),
+        release=release,
     )
+
+
+def _headline(cause: str, release: str, facts: dict[str, Any], said: str) -> str:
+    """The cause in a few words: what a list shows. Without a cause, the first words of what was said."""
+    if cause not in HEADLINES:
+        words = re.split(r"[;.\n]", CAUSES.get(cause, cause) or said, maxsplit=1)[0].strip()
+        return (words[:77] + "…" if len(words) > 78 else words) or said[:78]
+    named = [str(one) for one in facts.get("suspects") or ()]
+    suspects = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
+    return HEADLINES[cause].format(release=release.removeprefix("release:"), suspects=suspects).rstrip(": ")
 
 
 def incident_view(store: Store, address: str | Address) -> IncidentView:
@@ -120,7 +161,7 @@ def incident_view(store: Store, address: str | Address) -> IncidentView:
     row = _row(at.name, events)
     return IncidentView(
         incident=row,
-        timeline=tuple(_timeline(event) for event in events),
+        timeline=_timeline(events),
         changed=tuple(_change(change) for change in facts.get("changed") or ()),
         worst_slice=_slice(facts.get("worst_slice")),
         counterfactual=_counterfactual(facts),
@@ -133,28 +174,38 @@ def incident_view(store: Store, address: str | Address) -> IncidentView:
     )
 
 
-def _timeline(event: streams.Event) -> TimelineRow:
-    said = event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason
-    moved = " → ".join(str(event.body[key]) for key in ("release", "to") if event.body.get(key)) if event.type == "rollback" else ""
-    text = ": ".join(part for part in (SAID.get(event.type, event.type), moved, str(said or "")) if part)
-    return TimelineRow(
-        n=event.n,
-        type=event.type,
-        text=text,
-        at_us=event.at_us,
-        event_us=event.event_us if event.event_us is not None else event.body.get("at_us"),
-        actor=event.actor,
-        reason=event.reason,
-        body=event.body,
-    )
+def _timeline(events: list[streams.Event]) -> tuple[TimelineRow, ...]:
+    """What happened, in order; a sentence that an earlier event said is not said again."""
+    rows, heard = [], set[str]()
+    for event in events:
+        said = str(event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason or "")
+        moved = " → ".join(str(event.body[key]) for key in ("release", "to") if event.body.get(key)) if event.type == "rollback" else ""
+        parts = (SAID.get(event.type, event.type), moved, "" if said in heard else said)
+        heard.add(said)
+        rows.append(
+            TimelineRow(
+                n=event.n,
+                type=event.type,
+                text=": ".join(part for part in parts if part),
+                at_us=event.at_us,
+                event_us=event.event_us if event.event_us is not None else event.body.get("at_us"),
+                actor=event.actor,
+                reason=event.reason,
+                body=event.body,
+            )
+        )
+    return tuple(rows)
 
 
 def _change(change: Any) -> str:
     if not isinstance(change, dict):
         return str(change)
     at_us, parts = change.get("at_us"), ", ".join(map(str, change.get("components") or ()))
-    when = f" on {to_iso(at_us)[:16].replace('T', ' at ')}" if isinstance(at_us, int) else ""
-    moved = " → ".join(str(change[key]) for key in ("before", "after") if change.get(key))
+    when = f" on {to_iso(at_us)[:16].replace('T', ' at ').removesuffix(' at 00:00')}" if isinstance(at_us, int) else ""
+    before, after = str(change.get("before") or ""), str(change.get("after") or "")
+    if not before and after and change.get("kind") == "release":
+        return f"{change.get('subject', '')} was first given to {after}{when}"
+    moved = " → ".join(part for part in (before, after) if part)
     said = " ".join(part for part in (str(change.get("subject", "")), moved) if part) + when
     return f"{said}: other {parts}" if parts else said
 
@@ -216,7 +267,7 @@ def _actions(store: Store, row: IncidentRow, facts: dict[str, Any], events: list
     service = row.service
     target = str(facts.get("rollback_to") or facts.get("to") or "") or (rollback_target(store, service) if service else None)
     actions = []
-    if service and (target or advice == "rollback"):
+    if service and (advice == "rollback" or (target and row.status == "open")):
         actions.append(
             ActionRow(
                 text=f"Roll service:{service} back to {target}" if target else f"Roll service:{service} back",

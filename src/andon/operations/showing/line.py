@@ -23,6 +23,8 @@ SPARKLINE = 40
 HAPPENINGS = 14
 QUIET = frozenset({"watched", "nothing", "waited", "judged", "ask-triage"})
 """Events that say nothing new; the pages of their streams show them."""
+TWICE = frozenset({"rollback", "block-training", "unblock-training"})
+"""What an incident did to a service is in the service's stream too, and told from there."""
 
 
 def line(store: Store) -> LineView:
@@ -32,7 +34,7 @@ def line(store: Store) -> LineView:
     return LineView(
         services=tuple(sorted(services, key=lambda service: (-_rank(service.light), service.name))),
         stations=_stations(store, services, incidents),
-        happenings=_happenings(store),
+        happenings=_happenings(store, incidents),
         at_us=store.clock.now_us(),
     )
 
@@ -166,26 +168,30 @@ def _watched_says(lights: list[Light]) -> str:
     return f"{well} of {len(lights)} services well"
 
 
-def _happenings(store: Store) -> tuple[Happening, ...]:
+def _happenings(store: Store, incidents: tuple[IncidentRow, ...]) -> tuple[Happening, ...]:
     """The newest changes of every sort, newest first."""
     e, v, r = s.events, s.versions, s.runs
     # A run has its own line below; a controller's journal repeats what the streams of services and incidents say.
     noisy = e.c.type.in_(sorted(QUIET)) | e.c.stream.startswith("run:") | e.c.stream.startswith("controller:")
+    noisy |= e.c.type.in_(sorted(TWICE)) & e.c.stream.startswith("incident:")
     with store.ledger.read() as c:
         events = c.execute(select(e).where(~noisy).order_by(e.c.at_us.desc(), e.c.stream, e.c.n.desc()).limit(HAPPENINGS)).all()
         registered = c.execute(select(v).where(v.c.deleted_us.is_(None)).order_by(v.c.created_us.desc()).limit(HAPPENINGS)).all()
         runs = c.execute(select(r).where(r.c.deleted_us.is_(None)).order_by(r.c.started_us.desc()).limit(HAPPENINGS)).all()
-    found = [_of_event(streams._event(row)) for row in events]
+    known = {incident.address: incident for incident in incidents}
+    found = [_of_event(streams._event(row), known) for row in events]
     found += [_of_version(row) for row in registered]
     found += [_of_run(row) for row in runs]
     return tuple(sorted(found, key=lambda happening: -happening.at_us)[:HAPPENINGS])
 
 
-def _of_event(event: streams.Event) -> Happening:
+def _of_event(event: streams.Event, incidents: dict[str, IncidentRow]) -> Happening:
+    if event.stream.startswith("incident:"):
+        return _of_incident(event, incidents.get(event.stream))
     release, channel = event.body.get("release"), event.body.get("channel")
     service = event.stream.removeprefix("service:")
     told: dict[str, tuple[str, Light]] = {
-        "deployed": (f"{release} took {channel} of {service}", "green"),
+        "deployed": (f"{release} took {channel}" + ("" if str(release).startswith(f"release:{service}@") else f" of {service}"), "green"),
         "rolled-back": (f"{service} rolled back to {release}", "yellow"),
         "rejected": (f"{release} was rejected", "red"),
         "waived": (f"{release} was waived", "yellow"),
@@ -193,19 +199,40 @@ def _of_event(event: streams.Event) -> Happening:
         "training-allowed": (f"training for {service} was allowed again", "green"),
     }
     what, light = told.get(event.type, (f"{event.stream}: {SAID.get(event.type, event.type)}", "grey"))
-    if event.stream.startswith("incident:"):
-        said = event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason
-        what = f"incident {SAID.get(event.type, event.type)}" + (f": {said}" if said else "")
-        light = "red" if event.type in ("open", "opened", "cord") else "green" if event.type in ("resolve", "resolved") else "grey"
     return Happening(
         at_us=event.at_us,
         event_us=event.event_us,
-        address=str(release) if event.type in ("rejected", "waived") else event.stream,
+        address=str(release) if event.type in ("rejected", "waived", "deployed") and release else event.stream,
         what=what,
         actor=event.actor,
-        reason="" if event.reason in what else event.reason,
+        reason=_once(event.reason, incidents, str(event.body.get("incident") or "")),
         light=light,
     )
+
+
+def _of_incident(event: streams.Event, incident: IncidentRow | None) -> Happening:
+    said = str(event.body.get("message") or event.body.get("why") or event.body.get("text") or event.reason or "")
+    opens = event.type in ("open", "opened", "cord")
+    if incident is not None and said == incident.title:  # the sentence is the incident's own: its page says it
+        said = incident.headline if opens else ""
+    return Happening(
+        at_us=event.at_us,
+        event_us=event.event_us,
+        address=event.stream,
+        what=f"{event.stream} {SAID.get(event.type, event.type)}",
+        actor=event.actor,
+        reason=said,
+        light="red" if opens else "green" if event.type in ("resolve", "resolved") else "grey",
+    )
+
+
+def _once(reason: str, incidents: dict[str, IncidentRow], named: str) -> str:
+    """A reason without the sentence that an incident says already; the incident's address stands for it."""
+    for address, incident in incidents.items():
+        if incident.title and incident.title in reason:
+            rest = reason.replace(incident.title, "").strip(" :")
+            return rest or (address if named in ("", incident.id) else named)
+    return reason
 
 
 def _of_version(row: Any) -> Happening:

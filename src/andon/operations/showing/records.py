@@ -75,6 +75,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     started_us: int
     ended_us: int | None
     actor: str
+    parent: str | None
+    """The id of the run around it."""
     metrics: dict[str, float | None]
     params: dict[str, str]
 
@@ -356,7 +358,10 @@ class IncidentRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     address: str
     service: str
+    headline: str
+    """The cause in a few words."""
     title: str
+    """One sentence with the numbers."""
     status: str
     light: Light
     cause: str
@@ -364,6 +369,7 @@ class IncidentRow(msgspec.Struct, frozen=True, kw_only=True):
     opened_us: int
     opened_event_us: int | None
     closed_us: int | None
+    closed_event_us: int | None
     opened_by: str
     release: str
     """What was live when it opened."""

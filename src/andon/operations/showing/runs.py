@@ -64,6 +64,7 @@ def _rows(connection: Connection, found: Any) -> tuple[RunRow, ...]:
             started_us=row.started_us,
             ended_us=row.ended_us,
             actor=row.actor,
+            parent=row.parent,
             metrics=metrics[row.id],
             params=params[row.id],
         )

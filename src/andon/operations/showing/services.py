@@ -85,7 +85,7 @@ def light_of(
         return Told("grey", "nothing holds production")
     open_ = [incident for incident in incidents if incident.closed_us is None]
     if open_:
-        return Told(open_[0].light, open_[0].title)
+        return Told(open_[0].light, open_[0].headline)
     named = {verdict.check: verdict for verdict in checks if verdict.check != DRIFT}
     for status, light in (("fail", "red"), ("warn", "yellow")):
         bad = next((verdict for verdict in named.values() if verdict.status == status), None)
