@@ -36,7 +36,7 @@ def ar1(rng: np.random.Generator, n: int, rate: float, scale: float) -> np.ndarr
 
 
 def test_bet_once_is_wrong_at_most_alpha_of_the_time() -> None:
-    """600 fair games of 120 days: at most 5 % ever cross (plus three standard errors)."""
+    """Seed 11, 600 fair games of 120 days: at most 5 % ever cross (plus three standard errors)."""
     rng = np.random.default_rng(11)
     crossed = 0
     for _ in range(600):
@@ -49,7 +49,7 @@ def test_bet_once_is_wrong_at_most_alpha_of_the_time() -> None:
 
 
 def test_bet_on_change_keeps_its_run_length() -> None:
-    """At the very edge of the null the mean time to a false alarm is at least 1/alpha steps: no more than 400 alarms in 20,000 at 1/50."""
+    """Seed 12: at the very edge of the null the mean time to a false alarm is at least 1/alpha steps: at most 400 in 20,000 at 1/50."""
     rng = np.random.default_rng(12)
     bettor, alarms, steps = Bettor(), 0, 20_000
     for day, gain in enumerate(rng.uniform(-0.5, 0.5, steps).tolist()):
@@ -60,7 +60,7 @@ def test_bet_on_change_keeps_its_run_length() -> None:
 
 
 def test_extreme_days_are_as_rare_as_the_tail_says() -> None:
-    """170 training days, then a fresh day, 20,000 times: P(p <= level) is at most twice the level at 1e-3, and near it at 1e-2."""
+    """Seed 13: 170 training days, then a fresh day, 20,000 times: P(p <= 0.001) is at most 0.002, and P(p <= 0.01) at most 0.015."""
     for name, draw in (("normal", lambda rng, n: np.abs(rng.normal(size=n))), ("exponential", lambda rng, n: rng.exponential(size=n))):
         rng = np.random.default_rng(13)
         small = tiny = total = 0
@@ -99,14 +99,14 @@ def alarm_day(rng: np.random.Generator, days: int, **how: float) -> int | None:
 
 @pytest.mark.parametrize(("harm", "growth"), [(1.0, 1.0), (1.15, 1.0), (1.0, 2.0)])
 def test_a_healthy_service_is_left_alone(harm: float, growth: float) -> None:
-    """40 services of 180 days with correlated days (the last: a world twice as large, errors growing with it): at most one alarm."""
+    """Seed 14, 40 services of 180 correlated days (the last: a world twice as large, errors growing with it): at most one alarm."""
     rng = np.random.default_rng(14)
     alarms = sum(alarm_day(rng, 180, harm=harm, growth=growth) is not None for _ in range(40))
     assert alarms <= 1
 
 
 def test_a_harmed_service_is_noticed() -> None:
-    """Loss twice as large: all of 20 noticed, the median within 16 days of labels; three times: within ten."""
+    """Seed 15, loss twice as large: all of 20 noticed, the median within 16 days of labels; three times: within ten."""
     rng = np.random.default_rng(15)
     for harm, within in ((2.0, 16), (3.0, 10)):
         found = [alarm_day(rng, 60, harm=harm) for _ in range(20)]
@@ -132,12 +132,13 @@ def replay(rng: np.random.Generator, ratio: float, days: int) -> int | None:
 
 
 def test_an_equally_good_release_is_not_rolled_back() -> None:
-    """60 pairs of equally good releases, 56 days each: at most 2 (the bets alone are allowed 5 %, the margin does the rest)."""
+    """Seed 16, 60 pairs of equally good releases, 56 days each: at most 2 (the bets alone are allowed 5 %, the margin does the rest)."""
     rng = np.random.default_rng(16)
     assert sum(replay(rng, 1.0, 56) is not None for _ in range(60)) <= 2
 
 
 def test_a_clearly_worse_release_is_rolled_back_in_about_a_week() -> None:
+    """Seed 17, 30 releases with 1/0.55 the loss of the one before, 28 days: all but one at most, the median within nine days."""
     rng = np.random.default_rng(17)
     found = [replay(rng, 0.55, 28) for _ in range(30)]
     assert sum(day is None for day in found) <= 1
@@ -160,7 +161,7 @@ def weather(rng: np.random.Generator, days: int) -> Frame:
 
 
 def test_input_alarms_keep_to_the_yearly_budget() -> None:
-    """Five sound spans of 300 days, each judged by the 180 days before, re-learned every 60: at most budget + 3 sigma (Poisson)."""
+    """Seed 18, five sound spans of 300 days, each judged by the 180 days before, re-learned every 60: at most budget + 3 sigma."""
     rng = np.random.default_rng(18)
     failed = years = 0.0
     for _ in range(5):

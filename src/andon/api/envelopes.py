@@ -35,6 +35,10 @@ def as_andon_error(error: Exception, path: str = "") -> AndonError:
         return error
     if isinstance(error, ValidationException):
         return _invalid(error)
+    if isinstance(
+        error, RecursionError | UnicodeDecodeError
+    ):  # what decoding a body lets out: 100,000 brackets, or bytes that are no UTF-8
+        return InvalidInput("the body is not JSON in UTF-8, or is nested too deeply", field="body")
     if isinstance(error, HTTPException):
         if error.status_code == 404:
             return NotFound("there is no such page", path=path[:200], next_step="GET /schema lists every endpoint; / is the board")
@@ -52,7 +56,10 @@ def _invalid(error: ValidationException) -> InvalidInput:
     first: dict[str, Any] = found[0] if found and isinstance(found[0], dict) else {}
     message = str(first.get("message") or error.detail)
     key = str(first.get("key") or "")
-    field = _quoted(message) if key in ("", "data") else key
+    if message == "'data'":  # how Litestar says that there is no body at all
+        message = "this takes a JSON object, and the body is empty"
+    field = _quoted(message) if key in ("", "data") and not message.startswith("Expected") else key
+    field = "" if field == "data" else field
     source = str(first.get("source") or "").lower().rpartition(".")[2]
     return InvalidInput(message[:300], field=field or "body", where=source or ("query" if "query" in message else "body"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -17,6 +19,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+LET_FINISH_S = 5.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
@@ -71,6 +74,8 @@ class Guard:
         try:
             self._check(scope)
         except AndonError as error:
+            if isinstance(error, TooLarge):
+                await _let_finish(receive)
             await _refuse(error, sending)
             return
         raw: bytes = scope.get("raw_path") or b""
@@ -116,6 +121,14 @@ def _bare_host(host: str) -> str:
 def name_in(segment: str) -> str:
     """The name in a path segment, its slashes restored."""
     return segment.replace("%2F", "/")
+
+
+async def _let_finish(receive: Receive) -> None:
+    """Read on and keep nothing: whoever is still sending when we hang up sees a reset connection and never our answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LET_FINISH_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def _with_headers(send: Send) -> Send:

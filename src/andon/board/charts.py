@@ -14,7 +14,7 @@ from andon.board.words import date_time, day, instant, number
 from andon.operations.showing.records import IncidentRow, QualityPoint, TrafficBucket
 from andon.releases import PRODUCTION, Turn
 
-LEFT, RIGHT, TOP, BOTTOM = 34, 10, 26, 24
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 24
 LANE = 26
 """Between the plot and the dates: the flags of incidents."""
 NARROW = 500
@@ -166,9 +166,10 @@ def _tip(p: QualityPoint) -> str:
 
 
 def _chart(parts: Sequence[Markup], frame: Frame, label: str, read: Sequence[tuple[float, float, str, str]], to: str = "") -> Markup:
-    """The drawing with what a reader's cross-hair says: a line for each point of x, y, key and words. A narrow one borrows the words."""
+    """The drawing with what a reader's cross-hair says: x, y, key and words of each point. A narrow one borrows the words."""
     lean = frame.width < NARROW
-    data = "\n".join(f"{x:.1f}\t{y:.1f}" if lean else f"{x:.1f}\t{y:.1f}\t{key}\t{text}" for x, y, key, text in read)
+    told = ((f"{x:.1f}", f"{y:.1f}") if lean else (f"{x:.1f}", f"{y:.1f}", key, text) for x, y, key, text in read)
+    data = ";".join("|".join(part.replace("|", " ").replace(";", ",") for part in parts_of) for parts_of in told)
     cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=frame.height - frame.bottom)
     box = f"0 0 {frame.width} {frame.height}"
     return element(

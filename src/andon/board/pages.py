@@ -15,6 +15,7 @@ from andon.board import charts
 from andon.board.graphs import lineage_graph
 from andon.board.rendering import page
 from andon.board.statics import plotly_url
+from andon.board.tables import checks, difference, sheets
 from andon.core.addresses import VERSIONED_KINDS, Address
 from andon.core.errors import AndonError, NotFound
 from andon.operations import showing
@@ -44,16 +45,18 @@ def _headline(view: showing.LineView) -> tuple[str, str, str]:
     stopped = [service for service in live if service.light == "red"]
     watched = [service for service in live if service.light == "yellow"]
     silent = [service for service in live if service.light == "grey"]
-    well = f"{len(live) - len(stopped) - len(watched) - len(silent)} of {len(live)} services are well"
+    good = len(live) - len(stopped) - len(watched) - len(silent)
+    well = f"{good} of {len(live)} services {'is' if good == 1 else 'are'} well" if len(live) != 1 else f"{live[0].name} is well"
+    also = f" {well}." if good or len(live) > 1 else ""
     if stopped:
         names = ", ".join(service.name for service in stopped[:3])
-        return "red", f"{names} {'needs' if len(stopped) == 1 else 'need'} you", f"{stopped[0].why}. {well}."
+        return "red", f"{names} {'needs' if len(stopped) == 1 else 'need'} you", f"{stopped[0].why}.{also}"
     if watched:
-        return "yellow", f"Keep an eye on {watched[0].name}", f"{watched[0].why}. {well}."
+        return "yellow", f"Keep an eye on {watched[0].name}", f"{watched[0].why}.{also}"
     if silent:
-        return "grey", "No signal yet", f"{silent[0].why}. {well}."
+        return "grey", "No signal yet", f"{silent[0].why}.{also}"
     if live:
-        return "green", "All is well", f"{well}; the newest window of each was judged as expected."
+        return "green", "All is well", f"{well}; the newest window{' of each' if len(live) > 1 else ''} was judged as expected."
     if view.services:
         return "grey", "Nothing is in production", "There are releases; none has been deployed."
     return "grey", "An empty line", "Everything starts with a run, and ends where it is watched."
@@ -88,6 +91,8 @@ def run_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - 
         view=view,
         lineage=lineage,
         graph=lineage_graph(lineage),
+        made=sorted((edge.child for edge in view.made if not edge.child.startswith("run:")), key=str),
+        nested=sorted(edge.child for edge in view.made if edge.child.startswith("run:")),
         chart_groups=_groups(view.series),
         plotly=plotly_url(),
     )
@@ -149,7 +154,7 @@ def _names(store: Store, kind: str | None) -> Response[str]:
 def entry_page(store: Given, kind: FromPath[str], name: FromPath[str], at: FromQuery[str | None] = None) -> Response[str]:
     """One name."""
     view = showing.entry_view(store, Address.parse(f"{kind}:{name_in(name)}" + (f"@{at}" if at else "")))
-    return page("entry.html", store, section="registry", view=view, graph=lineage_graph(view.lineage))
+    return page("entry.html", store, section="registry", view=view, graph=lineage_graph(view.lineage), diff=difference(view.changes))
 
 
 @get("/releases/{name:str}/{version:str}", include_in_schema=False, sync_to_thread=True)
@@ -169,6 +174,7 @@ def show_release(store: Store, address: str, *, problem: AndonError | None = Non
         view=view,
         problem=problem,
         graph=lineage_graph(view.lineage),
+        diff=difference(view.changes),
         verdict_rows=[(row.verdict, row.blocks) for row in view.judged],
         production=service_state(store, view.service).current(),
     )
@@ -199,11 +205,13 @@ def show_service(
         typed=typed,
         newest=view.quality[-1] if view.quality else None,
         ready=sum(one.status == "ready" and one.fresh for one in view.replicas),
-        quality_wide=charts.quality_chart(view.quality, view.turns, view.threshold),
-        quality_narrow=charts.quality_chart(view.quality, view.turns, view.threshold, width=340, height=230),
+        open_incidents=[row for row in view.incidents if row.closed_us is None],
+        quality_wide=charts.quality_chart(view.quality, view.turns, view.threshold, view.incidents),
+        quality_narrow=charts.quality_chart(view.quality, view.turns, view.threshold, view.incidents, width=340, height=250),
+        quality_marks=_marks(view),
         traffic_wide=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us),
         traffic_narrow=charts.traffic_chart(view.traffic.buckets, view.traffic.bucket_us, width=340, height=170),
-        check_rows=[(verdict, None) for verdict in view.checks if verdict not in view.data_quality],
+        checked=checks(view.checks),
         drift_rows=_drift_rows(view),
         components=COMPONENTS,
         deployable=[row for row in view.releases if row.deployable and "production" not in row.channels],
@@ -215,6 +223,13 @@ def deploy_says(production: str | None, release: str) -> str:
     """Exactly what a deploy would do."""
     moved = f"moves from {production} to {release}" if production else f"is given to {release}"
     return f"Production {moved}. Replicas load it first and then swap; no request is dropped."
+
+
+def _marks(view: showing.ServiceView) -> list[str]:
+    """The states that the chart marks with a lamp: on a crowded one, passing windows go without."""
+    crowded = len(view.quality) > charts.CROWDED
+    seen = {point.status for point in view.quality}
+    return [status for status in ("pass", "warn", "fail", "undecided") if status in seen and not (crowded and status == "pass")]
 
 
 def _drift_rows(view: showing.ServiceView) -> list[dict[str, Any]]:
@@ -261,6 +276,7 @@ def show_incident(store: Store, id_: str, *, problem: AndonError | None = None, 
         production=production,
         rollback_says=showing.rollback_says(production, target),
         verdict_rows=[(verdict, None) for verdict in view.verdicts],
+        evidence=sheets(view.evidence, without=frozenset({"when", "what"}) if view.changed else frozenset()),
     )
 
 
@@ -270,8 +286,8 @@ def verdict_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A00
     view = showing.verdict_view(store, Address.parse(f"verdict:{id}"))
     values = [one.value for one in (*reversed(view.earlier), view.verdict)]
     spark = charts.sparkline(values, view.verdict.threshold) if len(view.earlier) > 1 else ""
-    earlier = [(one, None) for one in view.earlier[:20]]
-    return page("verdict.html", store, section="line", view=view, v=view.verdict, spark=spark, earlier_rows=earlier)
+    evidence = sheets(view.verdict.evidence)
+    return page("verdict.html", store, section="line", view=view, v=view.verdict, spark=spark, evidence=evidence, earlier=view.earlier[:30])
 
 
 ROUTES = [

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from andon.board.svg import EMPTY, element
 from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
 from andon.core.errors import AndonError
+from andon.operations.showing.incidents import said_once
 
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_000_000  # the years 1 and 9999
 DAY_S = 86_400
@@ -133,6 +134,15 @@ def linked(text: str) -> Markup:
     return EMPTY.join(_linked(plain(text)))
 
 
+def sentence(text: str) -> str:
+    """A sentence with a large first letter and a full stop; one that begins with an address keeps it as it is."""
+    text = text.strip()
+    if not text:
+        return ""
+    first = text[0] if NAMED.match(text) else text[0].upper()
+    return first + text[1:] + ("" if text[-1] in ".!?…" else ".")
+
+
 def _linked(text: str) -> Iterator[Markup]:
     done = 0
     for found in NAMED.finditer(text):
@@ -187,6 +197,23 @@ def when(at_us: int, event_us: int | None, now_us: int) -> Markup:
     title = f"event time {instant(event_us)} UTC"
     about = element("time", date_time(event_us), class_="event", datetime=f"{moment(event_us):%Y-%m-%dT%H:%M:%SZ}", title=title)
     return about + element("span", [Markup(" · "), told], class_="recorded", title="when it was recorded")
+
+
+def outcome(row: Any) -> str:
+    """How an incident stands: ``open``, or how long it took, in event time where that is known."""
+    if row.closed_us is None:
+        return "open"
+    timed = row.closed_event_us is not None and row.opened_event_us is not None
+    start, end = (row.opened_event_us, row.closed_event_us) if timed else (row.opened_us, row.closed_us)
+    return f"resolved after {lasting(max(0, end - start))}"
+
+
+def beyond(row: Any) -> str:
+    """An incident's sentence without the words that its headline says."""
+    said, headline = row.title, row.headline.removeprefix("A ")
+    if said.casefold().startswith(headline.casefold()):
+        return said[len(headline) :].strip(" :.") if said != row.headline else ""
+    return str(said)
 
 
 def who(actor: str) -> str:
@@ -245,5 +272,6 @@ def brief(value: Any) -> str:
 FILTERS = {
     "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago,
     "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "when": when,
-    "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "light_word": lambda light: LIGHT_WORDS.get(light, light),
+    "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "outcome": outcome, "beyond": beyond, "once": said_once, "sentence": sentence,
+    "light_word": lambda light: LIGHT_WORDS.get(light, light),
 }  # fmt: skip

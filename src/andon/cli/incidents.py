@@ -38,6 +38,8 @@ def watch(store: Store, service: str, as_json: bool) -> None:
     verdicts = watching.watch(service, store=store)
     if as_json:
         say_json(verdicts)
+    elif not verdicts:
+        click.echo("nothing is due: a window is judged once a later request has been answered")
     else:
         rows = [(to_iso(v.at_us), v.check, v.status, v.message) for v in verdicts]
         say_table(("window's end", "check", "verdict", "in words"), rows)

@@ -45,6 +45,7 @@ def _service(view: showing.ServiceView) -> None:
             "production": view.production,
             "channels": " ".join(f"@{name}={release}" for name, release in view.channels.items()),
             "served at": replicas,
+            "could not follow": "; ".join(dict.fromkeys(replica.note for replica in view.replicas if replica.fresh and replica.note)),
             "answered": f"{view.traffic.rows} rows, {view.traffic.labels} labels" if view.traffic.known else view.traffic.problem,
             "training": f"blocked: {view.training_block.why}" if view.training_block else "",
             "rollback": view.rollback_says,

@@ -93,6 +93,15 @@ def release(model: str, snapshot: str, evaluation: str, *, code: str = "good", w
     )
 
 
+def scored_offline(model: str, evaluation: str) -> tuple[float, float]:
+    """Mean absolute error of a bare model and of "last week" on the evaluation hours: the way a notebook does it, without the transform."""
+    table = andon.dataset(evaluation).table()
+    predicted = andon.load_model(model).predict({name: table[name].to_numpy() for name in bikes.FEATURES})[bikes.LABEL]
+    actual = table[bikes.LABEL].to_numpy()
+    naive = np.abs(table[bikes.BASELINE].to_numpy(zero_copy_only=False) - actual)
+    return float(np.abs(predicted - actual).mean()), float(np.nanmean(naive))
+
+
 def labelled_since(store: Store, history: pa.Table, start_us: int, end_us: int) -> pa.Table:
     """What is known of ``[start_us, end_us)``: the first training data, then what the service itself logged, with its labels.
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from andon import registry, releases
 from andon.core.actors import Actor
 from andon.core.addresses import Address
-from andon.core.errors import AndonError, Conflict, NotFound
+from andon.core.errors import AndonError, Conflict, LeaseHeld, NotFound
 from andon.core.ids import Ids
 from andon.core.verdicts import Verdict
 from andon.incidents.changes import changes_of
@@ -76,11 +76,13 @@ class IncidentController:
         seen, began_s = store.tables.changes(), time.monotonic()
         if seen == self._seen or began_s < self._not_before_s:
             return False
-        busy = False
+        busy = held = False
         problem: Exception | None = None
         for entry in registry.entries(store, "release"):
             try:
                 busy |= self.step(store, entry.name) is not None
+            except LeaseHeld:
+                held = True  # `andon watch` is at it, or a control plane that is about to end
             except Exception as error:  # noqa: BLE001 - whatever one service's data does to the monitors, the others go on
                 problem = problem or error
         if busy:
@@ -88,7 +90,7 @@ class IncidentController:
         if problem is not None:
             self._not_before_s = time.monotonic() + LOOKS_COST * (time.monotonic() - began_s)
             raise problem
-        self._seen = seen
+        self._seen = None if held else seen
         self._not_before_s = time.monotonic() + LOOKS_COST * (time.monotonic() - began_s)
         return False
 

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from andon.core.clocks import DAY_US, to_iso
+from andon.core.clocks import DAY_US
 from andon.core.verdicts import Evidence, Interval, SliceResult, Verdict
 from andon.incidents.records import Advice, Cause, Change, Finding, TriageEvidence
 from andon.incidents.repair import repaired
 from andon.monitoring.comparison import onset_of, replay_ratio
 from andon.monitoring.laws import encode
+from andon.monitoring.phases import count, times, when
 from andon.monitoring.quality import harm_since
 from andon.monitoring.records import Floats, losses
 
 _ENOUGH_WINDOWS = 5
 """Compared windows before "the previous release is no better" is worth saying."""
+_PIPELINE = {"rows": "requests that are missing or repeated", "source time": "inputs that are too old"}
+"""What failed when no single feature did, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +147,12 @@ def _conclude(measured: _Measured, evidence: TriageEvidence) -> tuple[Cause, Adv
         if repaired_well and measured.repair is not None and measured.repair <= 1.1 * measured.replay:
             return "upstream", "fix-upstream", _say_upstream(measured) + f"; a rollback to {previous} would only hide it"
         if _began_with_the_fault(measured, evidence):
-            why = f"; {previous} only looks better since the input broke ({measured.replay:.2f} x)"
+            why = f"; {previous} only looks better since the input broke ({times(measured.replay)} x the loss)"
             return "upstream", "fix-upstream", _say_upstream(measured) + why
         return (
             "release",
             "rollback",
-            f"{previous} would have had {measured.replay:.2f} x the loss of {evidence.release} on the same requests",
+            f"{previous} would have had {times(measured.replay)} x the loss of {evidence.release} on the same requests",
         )
     if measured.suspects or measured.pipeline:
         before_fault = measured.fault_onset_us is not None and measured.onset_us < measured.fault_onset_us - 2 * policy.window_us
@@ -175,35 +178,41 @@ def _began_with_the_fault(measured: _Measured, evidence: TriageEvidence) -> bool
 
 
 def _say_upstream(measured: _Measured) -> str:
-    names = ", ".join([*measured.suspects, *measured.pipeline][:4])
-    since = "" if measured.fault_onset_us is None else f" since {to_iso(measured.fault_onset_us)}"
+    names = [*measured.suspects, *(_PIPELINE.get(name, name) for name in measured.pipeline)]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    since = "" if measured.fault_onset_us is None else f" since {when(measured.fault_onset_us)}"
+    told = f"broken input: {', '.join(names[:4])}{more}{since}"
     if measured.repair is None:
-        return f"broken input: {names}{since}"
-    return f"broken input: {names}{since}; with the expected value put back the loss is {measured.repair:.2f} x as large"
+        return told
+    if measured.repair >= 1:
+        return f"{told}; putting the expected value back does not help (loss {times(measured.repair)} x as large)"
+    return f"{told}; with the expected value put back the loss is {times(measured.repair)} x as large"
 
 
 def _conclude_harm(measured: _Measured, evidence: TriageEvidence) -> tuple[Cause, Advice, str]:
     harm = (
-        f"loss is {measured.harm:.2f} x as expected since {to_iso(measured.onset_us)}"
+        f"loss is {times(measured.harm)} x as expected since {when(measured.onset_us)}"
         if measured.harm is not None
         else "the service is harmed"
     )
+    sound = "no input was broken when it began" if measured.suspects or measured.pipeline else "no input is broken"
     moved = [change.at_us for change in evidence.changes if change.kind == "release" and change.after == evidence.release]
     fresh = bool(moved) and abs(max(moved) - measured.onset_us) <= 2 * evidence.policy.window_us
     if measured.replay is None:
         if fresh and evidence.comparison.previous:
             return "unknown", "wait", f"{harm}, since the release changed; the previous one has not been replayed yet"
-        return "world", "retrain", f"{harm}; no input is broken and there is no previous release to compare with"
+        return "world", "retrain", f"{harm}; {sound}, and there is no previous release to compare with"
     overall, _, _ = replay_ratio(evidence.comparison)
     if fresh and measured.compared < _ENOUGH_WINDOWS and overall is not None and overall <= 0.95:
-        return "unknown", "wait", f"{harm}, since the release changed; the replay has seen {measured.compared} windows, too few to tell"
+        seen = count(measured.compared, "window")
+        return "unknown", "wait", f"{harm}, since the release changed; the replay has seen {seen}, too few to tell"
     if fresh and overall is not None and overall <= evidence.policy.rollback_ratio:
-        return "unknown", "wait", f"{harm}; {evidence.comparison.previous} looks better ({overall:.2f} x) but it is not proven yet"
-    return (
-        "world",
-        "retrain",
-        f"{harm}; no input is broken and {evidence.comparison.previous} is no better ({overall or measured.replay:.2f} x)",
-    )
+        why = f"{evidence.comparison.previous} looks better ({times(overall)} x the loss), but it is not proven yet"
+        return "unknown", "wait", f"{harm}; {why}"
+    ratio = measured.replay if overall is None else overall
+    better = "no better" if ratio >= 1 else "not clearly better"
+    why = f"{sound}, and {evidence.comparison.previous} would have been {better} ({times(ratio)} x the loss)"
+    return "world", "retrain", f"{harm}; {why}"
 
 
 def _changes(evidence: TriageEvidence, onset_us: int) -> tuple[Change, ...]:
@@ -276,7 +285,7 @@ def _tables(measured: _Measured, evidence: TriageEvidence, changed: tuple[Change
         Evidence(
             "Changes near the onset",
             ("when", "what", "from", "to", "components"),
-            tuple((to_iso(c.at_us), c.subject, c.before, c.after, ", ".join(c.components)) for c in changed),
+            tuple((when(c.at_us), c.subject, c.before, c.after, ", ".join(c.components)) for c in changed),
         ),
         Evidence(
             "World",

@@ -40,6 +40,8 @@ def record_labels(store: Store, service: str, labels: Sequence[Label], *, actor:
     for position, item in enumerate(labels):
         if not item.request_id or len(item.request_id) > 200:
             raise InvalidInput("a request id has 1 to 200 characters", field=f"labels[{position}].request_id")
+        if not 0 <= item.row < 2**31:
+            raise InvalidInput("a row is a whole number from 0", field=f"labels[{position}].row", got=item.row)
         if isinstance(item.label, str):
             numbers.append(None)
             texts.append(item.label)

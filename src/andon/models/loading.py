@@ -92,7 +92,7 @@ class _GraphPredictor:
         order = [column.name for column in self.signature.inputs]
         feeds(self.session, columns, order=order)  # the caller's columns are at fault before the model is
         try:
-            return run_session(self.session, columns, order=order)
+            return _named(self.signature, run_session(self.session, columns, order=order))
         except Exception as error:
             raise ModelFailed(f"the graph raised: {str(error)[:300]}") from error
 
@@ -105,7 +105,7 @@ class _EstimatorPredictor:
     def predict(self, columns: Mapping[str, NDArray[Any]]) -> Columns:
         given = _ordered(self.signature, columns)
         try:
-            return columns_of(answer(self.estimator, given))
+            return _named(self.signature, columns_of(answer(self.estimator, given)))
         except Exception as error:
             raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
 
@@ -119,7 +119,7 @@ class _CodePredictor:
         given = _ordered(self.signature, columns)
         try:
             made = self.model.predict(given)
-            return columns_of(made if isinstance(made, Mapping) else {"prediction": made})
+            return _named(self.signature, columns_of(made if isinstance(made, Mapping) else {"prediction": made}))
         except Exception as error:
             raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
 
@@ -136,6 +136,14 @@ class Weights:
         raise Incompatible(
             "these are weights only; they cannot predict", next_step='save a folder with the code and the weights, entry="module:Class"'
         )
+
+
+def _named(signature: Signature, outputs: Columns) -> Columns:
+    """Outputs under the names of the signature: by name where it knows them, else by position, exactly as serving does."""
+    wanted = [column.name for column in signature.outputs]
+    if not wanted or set(wanted) <= outputs.keys():
+        return outputs
+    return dict(zip(wanted, outputs.values(), strict=False))
 
 
 def _ordered(signature: Signature, columns: Mapping[str, NDArray[Any]]) -> Columns:

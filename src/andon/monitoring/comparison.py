@@ -12,9 +12,9 @@ import math
 import msgspec
 import numpy as np
 
-from andon.core.clocks import to_iso
 from andon.core.verdicts import Evidence, Interval, Status, Verdict
 from andon.monitoring.betting import Bettor, bet_once
+from andon.monitoring.phases import count, times, when
 from andon.monitoring.records import Array, Frame, Policy, losses
 
 _SOFT = 0.1
@@ -70,7 +70,7 @@ def judge_comparison(
     n = int(known.sum())
     if n < policy.min_labels:
         kept = msgspec.structs.replace(state, judged_until_us=end)
-        return _undecided(subject, window_us, f"{n} labels are due in this window; {policy.min_labels} are needed", n), kept
+        return _undecided(subject, window_us, f"{count(n, 'label')} came for this window; {policy.min_labels} are needed", n), kept
     window = ComparedWindow(start, n, float(ours[known].mean()), float(theirs[known].mean()))
     bettor = bet_once(state.bettor, _gain(window), 1.0, start)
     after = ComparisonState(release, previous, bettor, (*state.windows, window)[-56:], end)
@@ -124,12 +124,12 @@ def _verdict(state: ComparisonState, window_us: tuple[int, int], subject: str, p
         return _undecided(subject, window_us, "the live release makes no errors", n)
     # the margin must hold for more than a few odd days: the interval may reach half way back to "no better", no further
     clear = ratio <= policy.rollback_ratio and interval is not None and (interval.high or 0.0) <= (1 + policy.rollback_ratio) / 2
-    status: Status = "fail" if crossed and clear else "warn" if crossed else "pass"
-    said = {"fail": "clearly better", "warn": "a little better", "pass": "not clearly better"}[status]
-    message = (
-        f"{state.previous} would have been {said} on the same requests: {ratio:.2f} x the loss of {state.release} since {to_iso(since)}"
-    )
-    table = tuple((to_iso(w.start_us), w.n, round(w.live, 4), round(w.previous, 4)) for w in state.windows[-14:])
+    status: Status = "fail" if crossed and clear else "warn" if crossed and ratio < 1 else "pass"
+    said = {"fail": "would have been clearly better", "warn": "would have been better, though not clearly enough to go back"}.get(status)
+    if said is None:
+        said = "would have been no better" if ratio >= 1 else "is not proven to be better"
+    message = f"{state.previous} {said}: {times(ratio)} x the loss of {state.release} on the same requests since {when(since)}"
+    table = tuple((when(w.start_us), w.n, round(w.live, 4), round(w.previous, 4)) for w in state.windows[-14:])
     limits = ((round(state.bettor.evidence, 3), round(math.log(1 / policy.rollback_alpha), 3), state.bettor.steps),)
     return Verdict(
         subject=subject,

@@ -12,8 +12,12 @@ import numpy as np
 
 from andon.core.verdicts import Evidence, SliceResult, Status, Verdict
 from andon.monitoring.laws import encode
+from andon.monitoring.phases import count
 from andon.monitoring.profiles import Profile
 from andon.monitoring.records import Array, Frame, Policy
+
+_IMPORTANT = 0.1
+"""Importance over that of the most important feature from which drift is worth a line."""
 
 
 def cliffs_delta(new: Array, old: Array) -> float:
@@ -78,7 +82,9 @@ def judge_drift(
             subject=subject,
             check="drift",
             status="undecided",
-            message=f"{len(rows)} rows; {policy.min_rows} are needed",
+            message=f"{count(len(rows), 'row')}; {policy.min_rows} are needed"
+            if len(training)
+            else "there is no training snapshot to compare with",
             n=len(rows),
             at_us=window_us[1],
             window_us=window_us,
@@ -90,21 +96,20 @@ def judge_drift(
         weight = max(0.0, importance.get(name, 0.0 if importance else most)) / most
         ranked.append((effect * weight, name, effect, weight))
     ranked.sort(key=lambda row: (-row[0], row[1]))
-    drifted = [row for row in ranked if row[2] >= policy.drift_effect and row[3] >= 0.1]
+    important = [row for row in ranked if row[3] >= _IMPORTANT]
+    drifted = [row for row in important if row[2] >= policy.drift_effect]
     status: Status = "warn" if drifted else "pass"
-    slices = tuple(
-        SliceResult(slice=name, status="warn" if effect >= policy.drift_effect else "pass", value=effect, n=len(rows))
-        for _, name, effect, _ in ranked
-    )
+    slices = tuple(SliceResult(slice=row[1], status="warn" if row in drifted else "pass", value=row[2], n=len(rows)) for row in ranked)
     table = tuple((name, round(effect, 3), round(weight, 3), round(product, 3)) for product, name, effect, weight in ranked[:30])
     told = ", ".join(f"{name} ({effect:.2f})" for _, name, effect, _ in drifted[:3])
+    told += f" and {len(drifted) - 3} more" if len(drifted) > 3 else ""
     return Verdict(
         subject=subject,
         check="drift",
         status=status,
         message=f"drifted: {told}" if told else "no important feature has drifted",
-        value=ranked[0][0] if ranked else 0.0,
-        unit="effect x importance",
+        value=max((effect for _, _, effect, _ in important), default=0.0),
+        unit="largest effect on an important feature",
         threshold=policy.drift_effect,
         n=len(rows),
         slices=slices,

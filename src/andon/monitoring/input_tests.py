@@ -13,7 +13,7 @@ import numpy as np
 
 from andon.core.verdicts import Status
 from andon.monitoring.laws import CalendarLaw, ClockLaw, absent, broken, encode
-from andon.monitoring.phases import times
+from andon.monitoring.phases import amount, times
 from andon.monitoring.profiles import NumberProfile, Profile, Relation, baseline, day_statistics, longest_runs, partner_moves, run_start
 from andon.monitoring.records import Array, Floats, Frame, Policy
 from andon.monitoring.tails import binomial_tail, both
@@ -39,6 +39,10 @@ class Finding:
     limit: float | None = None
 
 
+def _shown(value: float | str | None) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value) or "''"
+
+
 def _rare(p: float, alpha: float) -> Status:
     """Rarer than the budget allows for: fail. Rarer than one day in a thousand: worth a look, no page."""
     return "fail" if p <= alpha else "warn" if p <= 1e-3 else "pass"
@@ -57,7 +61,7 @@ def schema(name: str, rows: Frame, wanted: str) -> Finding:
     kind = "text" if column.dtype.kind == "O" else "number"
     empty = kind == "number" and not np.isfinite(column).any()
     if kind != wanted and not empty:
-        return Finding(name, "schema", "fail", 1.0, 0.0, f"is a {kind} now; in training it was a {wanted}", len(rows))
+        return Finding(name, "schema", "fail", 1.0, 0.0, f"holds {kind}s now; in training it held {wanted}s", len(rows))
     return Finding(name, "schema", "pass", 0.0, 1.0, "", len(rows))
 
 
@@ -68,7 +72,7 @@ def nulls(name: str, column: Array, profile: Profile, alpha: float) -> Finding:
     p = binomial_tail(bad, n, max(usual, 0.5 / max(1, n))) if bad else 1.0
     over = bad >= 2 and bad / n >= max(SHARE, 2 * usual)
     status: Status = "fail" if over and p <= alpha else "warn" if bad and usual == 0.0 else "pass"
-    message = f"{bad:,} of {n:,} are null; in training {'none' if usual == 0 else f'{usual:.2g} of all' if usual < 0.001 else f'{usual:.1%}'} were"
+    message = f"{bad:,} of {n:,} are null; in training {'none' if usual == 0 else 'hardly any' if usual < 0.001 else f'{usual:.1%}'} were"
     return Finding(name, "nulls", status, bad / n if n else 0.0, p, message, n, max(SHARE, 2 * usual))
 
 
@@ -100,7 +104,7 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
             status = "warn"
         if status == "fail" and name in profile.calendar and law is None and name not in profile.calendar_laws:
             status = "warn"
-        sample = sorted({str(value) for value, is_new in zip(values, new, strict=True) if is_new})[:3]
+        sample = sorted({_shown(value) for value, is_new in zip(values, new, strict=True) if is_new})[:3]
         message = f"{int(bad.sum()):,} of {n:,} are values that training never had" + (f", such as {', '.join(sample)}" if sample else "")
         if status == "pass" and bad.any():
             message += "; as many new values as training leads one to expect"
@@ -110,7 +114,7 @@ def unseen(name: str, column: Array, profile: Profile, policy: Policy) -> Findin
         return Finding(name, "unseen", "pass", 0.0, 1.0, "", n)
     span = max(number.high - number.low, number.scale)
     bad = (column < number.low - span) | (column > number.high + span)
-    message = f"{int(bad.sum()):,} of {n:,} are far outside training's range of {number.low:g} to {number.high:g}"
+    message = f"{int(bad.sum()):,} of {n:,} are far outside training's range of {_shown(number.low)} to {_shown(number.high)}"
     return Finding(name, "unseen", _share(bad, n), float(bad.mean()), 0.0 if bad.any() else 1.0, message, n)
 
 
@@ -167,7 +171,7 @@ def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: flo
         message += "; it moves again"
     if profile.kinds[name] == "category" and hours < 2 * longest:
         # categories rest by nature (a dry month is all clear sky), and longer in some seasons than in others
-        status, message = "pass", message + "; a category may well"
+        status, message = "pass", message + "; a category may rest that long"
     if status == "fail" and hours < 48 and column.dtype.kind != "O" and float(column[worst]) in profile.ends.get(name, ()):
         status, message = "warn", message + "; it is an end of the range where it is known to rest"
     if status == "fail" and _partner_rests(name, served, inside, profile):
@@ -177,8 +181,7 @@ def frozen(name: str, start_us: int, served: Frame, profile: Profile, alpha: flo
 
 def _stood(name: str, value: float | str | None, hours: float, longest: float, profile: Profile, way: str) -> str:
     """How long it stood still, and what is odd about it if not the length alone."""
-    told = f"{value:g}" if isinstance(value, float) else str(value)
-    message = f"stood still at {told} for {times(hours) if hours % 1 else f'{hours:.0f}'} h; the longest in training was {longest:.0f} h"
+    message = f"stood still at {_shown(value)} for {amount(hours)} h; the longest in training was {amount(longest)} h"
     if way == "odd":
         return message + ", and its level is unusual too"
     if way == "still":
@@ -223,10 +226,10 @@ def jump(
     moved = abs(level - baseline(recent)) if len(recent) else 0.0
     p_jump, p_spread = number.shift.p(moved), number.spread.p(spread)
     n = int(np.isfinite(column).sum())
-    told = f"is {moved * number.scale:.3g} away from last week's level at the same hours, {times(moved)} times its usual spread"
+    told = f"is {amount(moved * number.scale)} away from last week's level at the same hours, {times(moved)} x its usual spread"
     found = [
         Finding(name, "jump", _rare(p_jump, alpha), moved, p_jump, told, n),
-        Finding(name, "spread", _rare(p_spread, alpha), spread, p_spread, f"varies {times(spread)} times as widely as usual", n),
+        Finding(name, "spread", _rare(p_spread, alpha), spread, p_spread, f"varies {times(spread)} x as widely as usual", n),
     ]
     return found, level
 
@@ -246,7 +249,7 @@ def relation(law: Relation, rows: Frame, alpha: float) -> Finding | None:
     # a relation of 99.9 % is broken by very little: ask for a difference that a reader of the feature would see as well
     small = value * law.scale < 0.5 * law.spread
     status = "pass" if small else _rare(p, alpha)
-    message = f"is {value * law.scale:.3g} away from what {law.partner} implies, {times(value)} times the usual error"
+    message = f"is {amount(value * law.scale)} away from what {law.partner} implies, {times(value)} x the usual error"
     message += "; too little to matter" if small else ""
     return Finding(law.feature, "relation", status, value, p, message, int(np.isfinite(residual).sum()))
 
@@ -270,11 +273,11 @@ def staleness(rows: Frame, profile: Profile, policy: Policy, alpha: float) -> Fi
     hours = value / 3_600_000_000
     if policy.max_age_us is not None and value > policy.max_age_us:
         allowed = policy.max_age_us / 3_600_000_000
-        message = f"inputs are {times(hours)} h old; the policy allows {times(allowed)} h"
+        message = f"inputs are {amount(hours)} h old; the policy allows {amount(allowed)} h"
         return Finding("source time", "staleness", "fail", hours, 0.0, message, len(age), allowed)
     if profile.age_limit_us is None:
         return None
     limit = max(2 * profile.age_limit_us, profile.age_limit_us + 4 * profile.step)
     status: Status = "fail" if value > limit and profile.age_us.p(value) <= max(alpha, 0.01) else "pass"
-    message = f"inputs are {times(hours)} h old; in training 99 % were younger than {times(profile.age_limit_us / 3_600_000_000)} h"
+    message = f"inputs are {amount(hours)} h old; in training 99% were younger than {amount(profile.age_limit_us / 3_600_000_000)} h"
     return Finding("source time", "staleness", status, hours, profile.age_us.p(value), message, len(age), limit / 3_600_000_000)

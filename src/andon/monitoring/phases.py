@@ -38,6 +38,15 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if abs(ratio) < 10 else f"{ratio:.1f}" if abs(ratio) < 100 else f"{ratio:,.0f}"
 
 
+def amount(value: float) -> str:
+    """A quantity with three digits that matter, never as a power of ten when it is large.
+
+    >>> amount(0.5151), amount(31.27), amount(13_400.4)
+    ('0.515', '31.3', '13,400')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def step_us(event_us: Ints) -> int:
     """The width of a "like hour": an hour, or the data's own regular step when that is shorter (at least 15 minutes).
 

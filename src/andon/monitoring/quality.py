@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from andon.core.clocks import to_iso
 from andon.core.verdicts import Evidence, Interval, SliceResult, Status, Verdict
 from andon.monitoring.betting import Bettor, bet_on_change
-from andon.monitoring.phases import LikeHours, season_ago
+from andon.monitoring.phases import LikeHours, count, season_ago, times, when
 from andon.monitoring.records import Frame, Policy, Reference, concat, losses
 
 _MEMORY = 28
@@ -155,8 +154,10 @@ def judge_quality(
     history = concat([expected.history, _bare(served)]) if n >= policy.min_labels else expected.history
     score = score_window(expected, rows, history, start, policy) if n >= policy.min_labels else None
     if score is None or score.expected <= 0:
-        kept = msgspec.structs.replace(state, judged_until_us=end)
-        return _undecided(subject, window_us, f"{n} labels are due in this window; {policy.min_labels} are needed", n), kept
+        why = f"{count(n, 'label')} came for this window; {policy.min_labels} are needed"
+        if n >= policy.min_labels:
+            why = "the gate's answers have no labels or no errors, so there is nothing to compare with"
+        return _undecided(subject, window_us, why, n), msgspec.structs.replace(state, judged_until_us=end)
     score = msgspec.structs.replace(score, growth=growth((*state.before, *scores)[-_MEMORY:], expected.naive_usual))
     harm = min(_CAP, max(_FLOOR, score.ratio / policy.harm_ratio))
     bettor = bet_on_change(bettor, harm - 1.0, 1.0 - _FLOOR, start)
@@ -188,14 +189,14 @@ def _verdict(state: QualityState, rows: Frame, expected: Expectations, window_us
     since = state.bettor.onset_us if heard else state.scores[-min(7, len(state.scores))].start_us
     value, interval, n = harm_since(state.scores, since)
     above = value > policy.harm_ratio
-    # Above the margin over some windows, though not for long enough to be sure, is worth an amber light and no more.
-    status: Status = "fail" if above and alarmed else "warn" if above and (heard or interval is not None) else "pass"
+    # Above the margin, though not for long enough to be sure, is worth an amber light and no more.
+    status: Status = "fail" if above and alarmed else "warn" if above else "pass"
     said = {"fail": "harmed", "warn": "perhaps harmed", "pass": "as expected"}[status]
-    message = f"{said}: loss is {value:.2f} x what the gate leads one to expect, since {to_iso(since)} ({n} labels)"
+    message = f"{said}: loss is {times(value)} x what its gate promised, since {when(since)} ({count(n, 'label')})"
     columns = ("window", "labels", "loss", "expected", "naive", "growth", "ratio", "actual/predicted")
     table = tuple(
         (
-            to_iso(score.start_us),
+            when(score.start_us),
             score.n,
             _per(score.loss, score.n),
             _per(score.expected, score.n),
@@ -224,7 +225,7 @@ def _verdict(state: QualityState, rows: Frame, expected: Expectations, window_us
         interval=interval,
         threshold=policy.harm_ratio,
         n=n,
-        slices=_slices(rows, expected, policy),
+        slices=_slices(rows, expected, state.scores[-1].growth, policy),
         evidence=evidence,
         at_us=window_us[1],
         window_us=window_us,
@@ -235,11 +236,11 @@ def _per(total: float, count: float) -> float | None:
     return round(total / count, 4) if count else None
 
 
-def _slices(rows: Frame, expected: Expectations, policy: Policy) -> tuple[SliceResult, ...]:
+def _slices(rows: Frame, expected: Expectations, grown: float, policy: Policy) -> tuple[SliceResult, ...]:
     """Quarters of the day, a view that every service has; triage looks at slices of the inputs."""
     loss = losses(rows.prediction, rows.label, policy.loss)
     known = np.isfinite(loss)
-    wanted = expected.loss.expect(rows.event_us)
+    wanted = expected.loss.expect(rows.event_us) * grown
     quarter = (rows.event_us // 21_600_000_000) % 4
     found = []
     for part in range(4):

@@ -43,9 +43,14 @@ class Born:
     expected: Expectations
 
 
-def served_frame(store: Store, manifest: ReleaseManifest, start_us: int, end_us: int, known_by_us: int) -> Frame:
-    """The rows that a service answered in production with ``start_us <= event time < end_us``, with labels known by ``known_by_us``."""
-    table = served_rows(store, manifest.service, start_us, end_us, known_by_us=known_by_us)
+def served_frame(
+    store: Store, manifest: ReleaseManifest, start_us: int, end_us: int, known_by_us: int, *, thin: int = 1, whole_from_us: int = 0
+) -> Frame:
+    """The rows that a service answered in production with ``start_us <= event time < end_us``, with labels known by ``known_by_us``.
+
+    ``thin`` and ``whole_from_us`` are those of ``served_rows``.
+    """
+    table = served_rows(store, manifest.service, start_us, end_us, known_by_us=known_by_us, thin=thin, whole_from_us=whole_from_us)
     inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in manifest.signature.inputs}
     return frame(
         _instants(table, "event_time"),

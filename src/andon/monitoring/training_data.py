@@ -15,13 +15,14 @@ from andon.core.verdicts import Evidence, SliceResult, Status, Verdict
 from andon.monitoring import input_tests as tests
 from andon.monitoring.input_tests import Finding
 from andon.monitoring.laws import absent
-from andon.monitoring.phases import by_day
+from andon.monitoring.phases import by_day, count
 from andon.monitoring.profiles import Profile, day_maximum, day_statistics, level_jumps, longest_runs, partner_moves, profile
 from andon.monitoring.records import Array, Floats, Frame, Policy
 from andon.monitoring.tails import fit_tail
 
 _CANDIDATES = 6
 """The most extreme days that are looked at, per feature and test; more broken days than this are a regime, not a fault."""
+_SAID = {"frozen": "stood still", "relation": "disagreed with what explains it", "nulls": "null"}
 
 
 def suspect_days(training: Frame, policy: Policy, found: Profile | None = None) -> dict[int, list[Finding]]:
@@ -159,7 +160,7 @@ def judge_training_data(training: Frame, *, subject: str, policy: Policy) -> Ver
             subject=subject,
             check="training-data",
             status="undecided",
-            message=f"{days} days of data; 20 are needed",
+            message=f"{count(days, 'day')} of data; 20 are needed",
             n=len(training),
             at_us=window[1],
             window_us=window,
@@ -177,13 +178,18 @@ def judge_training_data(training: Frame, *, subject: str, policy: Policy) -> Ver
         name: "fail" if name in faulty or name in empty else "warn" if known.kinds[name] == "constant" else "pass" for name in known.names
     }
     status: Status = "fail" if "fail" in statuses.values() or unlabelled > 0.5 else "warn" if "warn" in statuses.values() else "pass"
-    told = [f"{day} {feature} ({what})" for day, feature, what, _ in rows[:4]] + [f"{name} is null throughout" for name in empty[:3]]
+    told = [f"{feature} on {day} ({_SAID.get(what, what)})" for day, feature, what, _ in rows[:4]]
+    told += [f"{len(rows) - 4} more"] if len(rows) > 4 else []
+    told += [f"{name} is null throughout" for name in empty[:3]]
     told += [f"{unlabelled:.0%} of the labels are missing"] if unlabelled > 0.5 else []
+    message = f"broken: {'; '.join(told)}" if told else "no broken day found"
+    flat = [name for name in known.names if statuses[name] == "warn"]
+    message += f"; {', '.join(flat[:3])} never changed, so nothing can be learned from it" if flat else ""
     return Verdict(
         subject=subject,
         check="training-data",
         status=status,
-        message="broken: " + "; ".join(told) if told else "no broken day found",
+        message=message,
         value=float(len(broken)),
         unit="broken days",
         threshold=0.0,

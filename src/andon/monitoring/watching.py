@@ -8,6 +8,7 @@ look back. Of a long silence the first windows are judged, until nothing of it i
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 
@@ -34,6 +35,20 @@ HISTORY_US = 28 * DAY_US
 """How much of the log before a window is read: the season, the long runs, and what triage looks back over."""
 DIGEST_US = 7 * DAY_US
 """How often the drift digest is written; it covers ``HISTORY_US``."""
+
+
+HISTORY_ROWS = 100_000
+"""About how many rows of that history are read. The judged windows are read whole; what came before says what is usual, and there a
+sample says as much."""
+
+
+def thinning(rows: int) -> int:
+    """One in how many requests of a history of ``rows`` is enough: a power of two, so that neighbouring windows see the same ones.
+
+    >>> thinning(90_000), thinning(5_600_000)
+    (1, 64)
+    """
+    return 1 << max(0, math.ceil(math.log2(max(1, rows) / HISTORY_ROWS)))
 
 
 class WatchState(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +124,10 @@ class Watcher:
             message = f"{error.message} ({error.next_step})" if error.next_step else error.message
             verdict = Verdict(subject=subject, check="live-quality", status="undecided", message=message, at_us=end, window_us=window)
             return Judged(at_us=end, release=live, verdicts=(verdict,), state=moved_on, policy=policy)
-        served = served_frame(store, known.manifest, start - HISTORY_US, end, end)
+        judged_from = min(start, policy.matured(end) - policy.window_us)
+        windows = (end - judged_from) // policy.window_us + 1  # what `seen` counted, with the window before
+        thin = thinning(seen.rows // windows * (HISTORY_US // policy.window_us))
+        served = served_frame(store, known.manifest, start - HISTORY_US, end, end, thin=thin, whole_from_us=judged_from)
         verdicts, after = self._checks(store, known, state, served, window, subject, policy)
         elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, len(verdicts))
         stamped = tuple(msgspec.structs.replace(verdict, at_us=end, duration_ms=elapsed_ms) for verdict in verdicts)

@@ -77,7 +77,8 @@ class Loader:
         try:
             manifest, model, spec = await asyncio.to_thread(self._prepare, target)
         except (NotFound, CorruptBytes) as error:
-            raise LoadFailed(f"a piece of the release is missing or damaged: {error.message}", **error.fields) from error
+            which = ", ".join(str(value) for value in error.fields.values())
+            raise LoadFailed(f"a piece of the release is missing or damaged: {error.message} ({which})", **error.fields) from error
         runner = await asyncio.to_thread(InProcessRunner, spec) if isinstance(spec, ModelSpec) else ChildRunner(spec)
         try:
             if isinstance(runner, ChildRunner):

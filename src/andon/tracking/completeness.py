@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from andon.core.addresses import Address
 from andon.models import ModelManifest
-from andon.registry import get_in, manifest_of
+from andon.registry import get, manifest_of
 from andon.store import Store
 from andon.store import schema as s
 from andon.tracking.artifacts import artifacts_of
@@ -42,13 +42,15 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
 def completeness_of(store: Store, run: str) -> Completeness:
     """The completeness of a run. Raises ``NotFound``."""
     record = get_run(store, run)
+    registered = _registered_by(store, record)
     return judge_completeness(
         record,
         params=params_of(store, record.id),
         metrics=metrics_of(store, record.id),
         inputs=inputs_of(store, record.id),
         artifacts=artifacts_of(store, record.id),
-        models=_models_of(store, record),
+        models={address: manifest_of(get(store, address), ModelManifest) for address in registered if address.startswith("model:")},
+        registered=registered,
     )
 
 
@@ -60,9 +62,10 @@ def judge_completeness(
     inputs: Sequence[RunInput],
     artifacts: Sequence[Artifact],
     models: Mapping[str, ModelManifest],
+    registered: Sequence[str] = (),
 ) -> Completeness:
-    """The judgement itself, on what was read. Pure."""
-    parts = (*_code(record), *_environment(record), *_logged(record, params, metrics, inputs), *_made(models, artifacts))
+    """The judgement itself, on what was read. ``registered`` are addresses of what the run made besides files. Pure."""
+    parts = (*_code(record), *_environment(record), *_logged(record, params, metrics, inputs), *_made(models, artifacts, registered))
     total = sum(part.weight for part in parts)
     return Completeness(score=round(sum(part.weight for part in parts if part.present) / total, 3), parts=parts)
 
@@ -158,16 +161,17 @@ def _logged(record: RunRecord, params: Mapping[str, str], metrics: Mapping[str, 
     ]
 
 
-def _made(models: Mapping[str, ModelManifest], artifacts: Sequence[Artifact]) -> list[Part]:
+def _made(models: Mapping[str, ModelManifest], artifacts: Sequence[Artifact], registered: Sequence[str]) -> list[Part]:
     outputs = [item.path for item in artifacts if not item.path.startswith(("code/", "logs/"))]
+    products = list(dict.fromkeys([*models, *registered, *outputs]))
     unsigned = [address for address, manifest in models.items() if not manifest.signature.inputs or not manifest.signature.outputs]
     flagged = [address for address, manifest in models.items() if manifest.flags]
     parts = [
         Part(
             name="a product",
-            present=bool(models or outputs),
+            present=bool(products),
             weight=1,
-            found=", ".join([*models, *outputs][:3]) or "none",
+            found=", ".join(products[:3]) or "none",
             advice="call run.log_model or run.log_artifact",
         )
     ]
@@ -191,20 +195,19 @@ def _made(models: Mapping[str, ModelManifest], artifacts: Sequence[Artifact]) ->
     return parts
 
 
-def _models_of(store: Store, record: RunRecord) -> dict[str, ModelManifest]:
-    """Model versions that this run made and that still live."""
-    found: dict[str, ModelManifest] = {}
+def _registered_by(store: Store, record: RunRecord) -> tuple[str, ...]:
+    """Versions that this run registered and that still live: models, datasets, and whatever else has versions."""
     with store.ledger.read() as connection:
         made = select(s.edges.c.child).where(
-            s.edges.c.parent == record.address, s.edges.c.role == "run", s.edges.c.child.startswith("model:")
+            s.edges.c.parent == record.address, s.edges.c.role == "run", ~s.edges.c.child.startswith("run:")
         )
-        for address in connection.execute(made.limit(100)).scalars():
-            living = select(s.versions.c.version).where(
-                s.versions.c.kind == "model",
-                s.versions.c.name == Address.parse(address).name,
-                s.versions.c.version == Address.parse(address).version,
-                s.versions.c.deleted_us.is_(None),
-            )
-            if connection.execute(living).first() is not None:
-                found[address] = manifest_of(get_in(connection, address), ModelManifest)
-    return found
+        found = [Address.parse(child) for child in connection.execute(made.order_by(s.edges.c.child).limit(100)).scalars()]
+        return tuple(str(address) for address in found if address.version is not None and _lives(connection, address))
+
+
+def _lives(connection: Connection, address: Address) -> bool:
+    v = s.versions
+    query = select(v.c.version).where(
+        v.c.kind == address.kind, v.c.name == address.name, v.c.version == address.version, v.c.deleted_us.is_(None)
+    )
+    return connection.execute(query).first() is not None

@@ -55,14 +55,18 @@ def test_the_line_says_which_light_and_why(client: Client) -> None:
     line = client.get("/api/v1/line").json()
     lights = {service["name"]: (service["light"], service["why"]) for service in line["services"]}
     assert lights["bikes"][0] == "red"
-    assert "does worse than release:bikes@1" in lights["bikes"][1]
+    assert lights["bikes"][1] == "A bad release: bikes@3"
     assert lights["fraud"] == ("yellow", "training is blocked: merchant_id has been null since Tuesday's import")
     assert lights["power"][0] == "green"
     assert lights["answers"] == ("grey", "nothing holds production")
     assert line["services"][0]["name"] == "bikes"
     stations = {station["key"]: station["count"] for station in line["stations"]}
     assert stations == {"runs": 8, "datasets": 3, "registry": 6, "gates": 6, "releases": 6, "serving": 3, "monitors": 114, "incidents": 1}
-    assert line["happenings"][0]["what"].startswith("incident note: Ben:")
+    newest = line["happenings"][0]
+    assert (newest["what"], newest["address"]) == (f"incident:{INCIDENT} note", f"incident:{INCIDENT}")
+    assert newest["reason"].startswith("Ben:")
+    opened = next(one for one in line["happenings"] if one["what"].endswith(" opened"))
+    assert opened["reason"] == "A bad release: bikes@3", "the sentence is on the incident's own page"
 
 
 def test_a_release_says_what_differs_from_the_last_good_one(client: Client) -> None:
@@ -100,7 +104,7 @@ def test_an_incident_reads_as_a_story(client: Client) -> None:
     assert incident["worst_slice"] == "hr in 7-9: 3.41 × expected loss (21 labels)"
     assert "0.57 × the loss" in incident["counterfactual"]
     assert incident["changed"] == [
-        "service:bikes@production release:bikes@1 → release:bikes@3 on 2011-09-07 at 00:00: other code, environment, model"
+        "service:bikes@production release:bikes@1 → release:bikes@3 on 2011-09-07: other code, environment, model"
     ]
     assert [row["type"] for row in incident["timeline"]] == ["open", "block-training", "note"]
     action = incident["actions"][0]

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from andon.board import words
 from andon.core.actors import Actor
 from andon.registry import register, set_tag
 from andon.releases import service_state
@@ -112,7 +113,7 @@ def test_each_run_and_verdict_has_a_page(client: Client) -> None:
             seen.add(verdict["check"])
             answer = client.get(f"/verdicts/{verdict['id']}", headers=HTML)
             assert answer.status_code == 200
-            assert verdict["message"].split(":")[0] in answer.text
+            assert str(words.linked(words.sentence(verdict["message"]))) in answer.text
     assert len(seen) >= 8
 
 

@@ -77,6 +77,31 @@ def finite(verdict: Verdict) -> None:
     msgspec.json.encode(verdict)
 
 
+def agrees(verdict: Verdict) -> None:
+    """The light, the number beside its limit and the sentence say the same."""
+    told, value, limit = verdict.message, verdict.value, verdict.threshold
+    assert "T00:00:00Z" not in told
+    assert "nan" not in told
+    if verdict.status == "undecided":
+        assert value is None
+    elif verdict.check == "live-quality":
+        assert (verdict.status != "pass") == (value > limit) == ("harmed" in told)
+    elif verdict.check == "drift":
+        assert (verdict.status == "warn") == (value >= limit and bool(verdict.slices)) == told.startswith("drifted")
+    elif verdict.check == "previous-release":
+        assert verdict.status != "fail" or value <= limit
+        assert ("no better" in told) == (value >= 1)
+    elif verdict.check == "training-data":
+        assert (verdict.status == "pass") == (told == "no broken day found")
+    elif verdict.status == "pass":
+        rare = verdict.unit.startswith("tail")
+        beyond = verdict.check != "inputs/volume" and (value <= limit if rare else value > limit)
+        assert told.startswith("nothing to act on; " if beyond else "nothing unusual")
+    else:
+        worst = next(one for one in verdict.slices if one.status == verdict.status and told.startswith(f"{one.slice}: "))
+        assert verdict.unit.startswith("tail") or worst.value == value
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(frames(), frames(), st.booleans())
 def test_every_check_answers_anything(training: Frame, served: Frame, long: bool) -> None:
@@ -102,6 +127,7 @@ def test_every_check_answers_anything(training: Frame, served: Frame, long: bool
         verdicts += [*some, one, two]
     for verdict in verdicts:
         finite(verdict)
+        agrees(verdict)
     assert msgspec.json.decode(msgspec.json.encode(quality), type=QualityState) == quality
     assert msgspec.json.decode(msgspec.json.encode(comparison), type=ComparisonState) == comparison
     assert msgspec.json.decode(msgspec.json.encode(inputs), type=InputsState) == inputs

@@ -76,8 +76,8 @@
   setInterval(tellTimes, 20000);
 
   // --- a cross-hair on charts: mouse, touch and arrow keys
-  // A line for each point: x, y, key, words. The narrow drawing of the same chart borrows keys and words from the wide one.
-  const linesOf = (svg) => svg.dataset.points.split("\n").filter(Boolean).map((one) => one.split("\t"));
+  // x|y|key|words of each point. The narrow drawing of the same chart borrows keys and words from the wide one.
+  const linesOf = (svg) => svg.dataset.points.split(";").filter(Boolean).map((one) => one.split("|"));
   const pointsOf = (svg) => (svg._points ||= (() => {
     const whole = linesOf($("[data-chart]", svg.closest(".plots")) || svg), to = svg.dataset.to;
     return linesOf(svg).map(([x, y], index) => ({ x: Number(x), y: Number(y), u: to && whole[index]?.[2] ? to + whole[index][2] : "", t: whole[index]?.[3] || "" }));
@@ -223,7 +223,15 @@
     if (select) $(select.dataset.says).textContent = select.selectedOptions[0]?.dataset.will || "";
   });
 
+  // a lineage that is wider than its place begins where its root is
+  const showRoots = () => $$(".pan").forEach((pan) => {
+    const root = $(".root rect", pan);
+    if (root && pan.scrollWidth > pan.clientWidth) pan.scrollLeft = root.x.baseVal.value + root.width.baseVal.value / 2 - pan.clientWidth / 2;
+  });
+  addEventListener("resize", showRoots);
+
   tellTimes();
+  showRoots();
   drawPlots();
   listen();
 })();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -95,6 +96,15 @@ def _folded(store: Store, connection: Connection, names: list[str]) -> list[Inci
     fresh = {name: (found[-1].n, _row(name.removeprefix("incident:"), found)) for name, found in events.items() if found}
     kept.update(fresh)
     return [kept[name][1] for name in names if name in last]
+
+
+def said_once(reason: str, incidents: Iterable[IncidentRow]) -> str:
+    """A reason without the sentence that an incident says already; the incident's address stands for it."""
+    for incident in incidents:
+        if incident.title and incident.title in reason:
+            rest = reason.replace(incident.title, "").strip(" :;")
+            return rest if incident.address in rest else ": ".join(part for part in (rest, incident.address) if part)
+    return reason
 
 
 def _facts(events: list[streams.Event]) -> dict[str, Any]:

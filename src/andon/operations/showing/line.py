@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from andon.core.addresses import Address
 from andon.core.clocks import DAY_US
 from andon.core.verdicts import Answer
-from andon.operations.showing.incidents import SAID, incidents_view
+from andon.operations.showing.incidents import SAID, incidents_view, said_once
 from andon.operations.showing.judgements import QUALITY, newest_of_each, recent_values, since
 from andon.operations.showing.records import LIGHTS, Happening, IncidentRow, Light, LineView, ServiceLight, Station
 from andon.operations.showing.services import champion_disagrees, last_turn, light_of, replicas_of, service_names
@@ -205,7 +205,7 @@ def _of_event(event: streams.Event, incidents: dict[str, IncidentRow]) -> Happen
         address=str(release) if event.type in ("rejected", "waived", "deployed") and release else event.stream,
         what=what,
         actor=event.actor,
-        reason=_once(event.reason, incidents, str(event.body.get("incident") or "")),
+        reason=said_once(event.reason, incidents.values()),
         light=light,
     )
 
@@ -224,15 +224,6 @@ def _of_incident(event: streams.Event, incident: IncidentRow | None) -> Happenin
         reason=said,
         light="red" if opens else "green" if event.type in ("resolve", "resolved") else "grey",
     )
-
-
-def _once(reason: str, incidents: dict[str, IncidentRow], named: str) -> str:
-    """A reason without the sentence that an incident says already; the incident's address stands for it."""
-    for address, incident in incidents.items():
-        if incident.title and incident.title in reason:
-            rest = reason.replace(incident.title, "").strip(" :")
-            return rest or (address if named in ("", incident.id) else named)
-    return reason
 
 
 def _of_version(row: Any) -> Happening:
