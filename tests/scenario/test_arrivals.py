@@ -183,6 +183,31 @@ def test_a_retry_is_one_row(begin: Begin) -> None:
     assert small.verdicts("inputs/duplicates") == [(1, "pass", 48)]
 
 
+def test_a_busy_service_is_judged_on_whole_windows_and_a_sample_of_what_came_before(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("andon.monitoring.watching.HISTORY_ROWS", 400)
+    small = begin(per_hour=4)
+    small.live(5)
+    small.release(bias=60.0)
+    read: list[int] = []
+    monkeypatch.setattr(small.controller.watcher, "_checks", _counting(small.controller.watcher._checks, read))
+    small.live(10)
+    assert max(read) < 2 * 96 + 400 + 60
+    assert {n for _, _, n in small.verdicts("inputs/volume")} == {96}
+    assert [(incident.cause, incident.advice) for incident in small.state.incidents] == [("release", "rollback")]
+    rows = [served_rows(small.store, "small", START_US, small.now_us, thin=8, whole_from_us=small.now_us - DAY_US) for _ in range(2)]
+    assert rows[0].equals(rows[1])
+    assert 96 <= rows[0].num_rows < 15 * 96 / 4
+    assert rows[0]["label"].null_count <= 2 * 96
+
+
+def _counting(checks: Callable[..., Any], read: list[int]) -> Callable[..., Any]:
+    def counted(*arguments: Any) -> Any:
+        read.append(len(arguments[3]))
+        return checks(*arguments)
+
+    return counted
+
+
 # --- clocks and silence
 
 

@@ -130,7 +130,10 @@ def difference(changes: Sequence[Change]) -> Difference:
             rows.append(Differing(_words(change.path), change.path, change.before, change.after))
     if len(packages) <= MANY:
         rows, packages = [*rows, *packages], []
-    sorts = ((f"{len(packages)} packages", packages), (f"{len(examples)} values in the example rows", examples))
+    sorts = (
+        (f"{len(packages)} packages", packages),
+        (f"{len(examples)} value{'' if len(examples) == 1 else 's'} in the example rows", examples),
+    )
     return Difference(tuple(rows), tuple(Folded(what, tuple(found)) for what, found in sorts if found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,7 +13,7 @@ from andon.board.graphs import lineage_graph
 from andon.board.svg import element
 from andon.core.clocks import DAY_US
 from andon.operations.showing import LineageView
-from andon.operations.showing.records import QualityPoint, TrafficBucket
+from andon.operations.showing.records import IncidentRow, QualityPoint, TrafficBucket
 from andon.registry import Edge
 from andon.releases import Turn
 
@@ -57,6 +58,50 @@ def test_quality_is_drawn_with_threshold_turns_and_every_window() -> None:
     assert all(0 <= float(one.attrib["y1"]) <= 320 for one in root.iter() if "y1" in one.attrib)
 
 
+def _incident(opened_day: int, closed_day: int | None, headline: str = "A bad release: bikes@2") -> IncidentRow:
+    return IncidentRow(
+        id=f"bikes-{opened_day}",
+        address=f"incident:bikes-{opened_day}",
+        service="bikes",
+        headline=headline,
+        title=f"{headline[2:]} since 2011-08-08T00:00:00Z",
+        status="open" if closed_day is None else "resolved",
+        light="red",
+        cause="",
+        recommendation="",
+        opened_us=1,
+        opened_event_us=opened_day * DAY_US,
+        closed_us=None if closed_day is None else 2,
+        closed_event_us=None if closed_day is None else closed_day * DAY_US,
+        opened_by="person:ana",
+        release="",
+    )
+
+
+def test_each_incident_has_a_flag_that_leads_to_it() -> None:
+    points = [_point(day, 1.0) for day in range(30)]
+    incidents = [_incident(3, 6), _incident(4, 5, "<script>"), _incident(20, None), _incident(99, None)]
+    root = ET.fromstring(charts.quality_chart(points, [], 1.4, incidents))
+    links = [one for one in root.iter("a")]
+    assert [one.attrib["href"] for one in links] == ["/incidents/bikes-3", "/incidents/bikes-4", "/incidents/bikes-20"]
+    assert [one.attrib["class"] for one in links] == ["flag", "flag", "flag is-open"]
+    assert links[0].find("title").text == "bikes-3: A bad release: bikes@2, 4 Jan 1970 to 7 Jan 1970"  # type: ignore[union-attr]
+    labels = [one.text for one in root.iter("text") if one.attrib.get("class") == "flag-label"]
+    assert labels == ["<script>", "A bad release: bikes@2"], "a label that would run into the next flag is left to the title"
+    narrow = ET.fromstring(charts.quality_chart(points, [], 1.4, incidents, width=340, height=250))
+    assert len(narrow.attrib["data-points"].split(";")) == 30
+    assert "expected" not in narrow.attrib["data-points"], "a narrow chart borrows its words from the wide one"
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.98, 1.02, 1.4, 40.0, None])
+def test_the_names_of_the_two_lines_never_touch(threshold: float | None) -> None:
+    root = ET.fromstring(charts.quality_chart([_point(day, 1.0) for day in range(9)], [], threshold))
+    said = [one for one in root.iter("text") if (one.text or "").startswith(("harm", "as expected"))]
+    places = sorted(float(one.attrib["y"]) for one in said)
+    assert len(said) == (1 if threshold is None else 2)
+    assert all(b - a >= 12.9 for a, b in zip(places, places[1:], strict=False))
+
+
 @pytest.mark.parametrize("points", [[], [_point(0, 1.0)], [_point(0, None, "undecided")], [_point(0, 0.0)] * 3])
 def test_few_or_no_windows_draw_too(points: list[QualityPoint]) -> None:
     svg = charts.quality_chart(points, [], None)
@@ -98,6 +143,33 @@ def test_lineage_is_drawn_from_left_to_right_with_hostile_names_inert() -> None:
     assert x["run:01A"] < x["model:m@1"] < x["release:s@1"]
     assert "<b>" not in svg
     assert lineage_graph(LineageView(root="a", nodes=("a",), edges=(), depth={"a": 0}, truncated=False)) == ""
+
+
+def test_a_link_that_a_longer_way_says_is_not_drawn() -> None:
+    edges = (
+        Edge("run:01A", "dataset:d@1", "data"),
+        Edge("model:m@1", "run:01A", "run"),
+        Edge("model:m@1", "dataset:d@1", "data"),
+        Edge("release:s@1", "model:m@1", "model"),
+        Edge("release:s@1", "dataset:d@1", "data"),
+        Edge("release:s@1", "dataset:e@1", "evaluation"),
+    )
+    nodes = ("release:s@1", "model:m@1", "run:01A", "dataset:d@1", "dataset:e@1")
+    depth = {"release:s@1": 0, "model:m@1": -1, "dataset:e@1": -1, "run:01A": -2, "dataset:d@1": -3}
+    root = ET.fromstring(lineage_graph(LineageView(root="release:s@1", nodes=nodes, edges=edges, depth=depth, truncated=False)))
+    assert sum(one.attrib.get("class") == "edge" for one in root.iter()) == 4
+    assert "dataset · evaluation" in "".join(root.itertext())
+
+
+def test_nothing_is_drawn_outside_the_picture() -> None:
+    edges = (Edge("model:a@1", "model:b@1", "base"), Edge("model:b@1", "model:a@1", "base"))
+    view = LineageView(
+        root="model:a@1", nodes=("model:a@1", "model:b@1"), edges=edges, depth={"model:a@1": 0, "model:b@1": 0}, truncated=False
+    )
+    root = ET.fromstring(lineage_graph(view))
+    numbers = [float(n) for one in root.iter("path") for n in re.findall(r"[\d.]+", one.attrib["d"])]
+    assert numbers
+    assert max(numbers) <= float(root.attrib["width"])
 
 
 def test_a_crowd_of_children_is_counted_not_drawn() -> None:
@@ -157,3 +229,53 @@ def test_times_far_away_do_not_break_a_page() -> None:
     assert words.instant(10**18) == "9999-12-31 23:59"
     assert words.instant(-(10**18)).endswith("1-01-01 00:00")
     assert "just now" in words.ago(100, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loss is 1.90 x as expected since 2011-10-19T00:00:00Z; no", "loss is 1.90 × as expected since 19 Oct 2011; no"),
+        ("at 2011-10-19T14:30:00.5Z", "at 19 Oct 2011 14:30"),
+        ("on 2011-09-07: other code", "on 7 Sep 2011: other code"),
+        ("2011-19-39 and id-2011-09-07-x are no dates", "2011-19-39 and id-2011-09-07-x are no dates"),
+        ("0000-01-01", "0000-01-01"),
+    ],
+)
+def test_sentences_are_said_plainly(text: str, said: str) -> None:
+    assert words.plain(text) == said
+
+
+def test_addresses_in_a_sentence_are_links_and_the_rest_is_inert() -> None:
+    made = words.linked("<b> incident:bikes-2: release:bikes@1, policy:gate/default@1. javascript:alert(1) release:é")
+    assert made.startswith("&lt;b&gt; <a ")
+    assert re.findall(r'href="([^"]+)"', made) == ["/incidents/bikes-2", "/releases/bikes/1", "/registry/policy/gate%2Fdefault?at=1"] + (
+        re.findall(r'href="(/releases/%[^"]+)"', made)
+    )
+    assert words.sentence("release:a@1 is bad") == "release:a@1 is bad."
+    assert words.sentence("harmed!") == "Harmed!"
+    assert words.sentence(" ") == ""
+
+
+def test_a_replay_is_told_in_event_time() -> None:
+    live = words.when(100 * DAY_US, 100 * DAY_US - 5, 100 * DAY_US)
+    assert "event" not in live
+    replayed = words.when(100 * DAY_US, 3 * DAY_US, 100 * DAY_US)
+    assert ">4 Jan 1970</time>" in replayed
+    assert "just now" in replayed
+
+
+def test_an_incident_is_said_once() -> None:
+    row = _incident(3, 6, "A broken input: workingday")
+    assert words.beyond(row) == "since 2011-08-08T00:00:00Z"
+    assert words.outcome(row) == "resolved after 3 d"
+    assert words.outcome(_incident(3, None)) == "open"
+    assert words.said_once(f"rejected: incident:bikes-3: {row.title}", [row]) == "rejected: incident:bikes-3"
+    assert words.said_once(row.title, [row]) == "incident:bikes-3"
+    assert words.said_once("hours counted from 1", [row]) == "hours counted from 1"
+
+
+@pytest.mark.parametrize(
+    ("us", "said"), [(None, "–"), (313_000, "313 ms"), (2_300_000, "2.3 s"), (40 * 10**6, "40 s"), (3 * DAY_US, "3 d")]
+)
+def test_durations_have_a_fitting_unit(us: int | None, said: str) -> None:
+    assert words.lasting(us) == said
