@@ -12,7 +12,7 @@ from andon.registry import register, set_tag
 from andon.releases import rollback, service_state
 from andon.store import schema as s
 from tests.browser.conftest import ARTIFACTS, OpenPage, Served
-from tests.browser.making import BEN
+from tests.browser.making import BEN, keep, others
 from tests.browser.seeding import INCIDENT
 
 if TYPE_CHECKING:
@@ -117,6 +117,94 @@ def test_a_chart_is_read_with_the_arrow_keys(line: Served, open_page: OpenPage) 
     assert tip.inner_text().startswith("1 Aug 2011")
     page.keyboard.press("End")
     page.keyboard.press("Enter")
+    page.wait_for_url("**/verdicts/*")
+
+
+def test_passing_inputs_open_with_the_keyboard(line: Served, open_page: OpenPage) -> None:
+    page = open_page(line, "/services/fraud")
+    fold = page.locator("#inputs")
+    assert fold.locator("summary").inner_text() == "inputs: 4 checks pass"
+    assert not fold.locator("a").first.is_visible()
+    fold.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert fold.locator("a:visible").all_inner_texts() == ["constant", "nulls", "range", "volume"]
+    page.keyboard.press("Space")
+    assert not fold.locator("a").first.is_visible()
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/verdicts/*")
+
+
+def test_a_fold_stays_open_when_the_page_follows(fresh: Served, open_page: OpenPage) -> None:
+    page = open_page(fresh, "/services/fraud")
+    page.wait_for_selector("[data-live-lamp][data-state=on]")
+    page.locator("#inputs > summary").click()
+    keep(fresh.store, [verdict for verdict in others("fraud", 40) if verdict.check == "inputs/nulls"])
+    page.wait_for_selector("#checks.changed", timeout=5000)
+    assert page.locator("#inputs").get_attribute("open") is not None
+
+
+def test_a_flag_on_the_chart_leads_to_its_incident(line: Served, open_page: OpenPage) -> None:
+    page = open_page(line, "/services/bikes")
+    flag = page.locator("#quality .wide-chart a.flag")
+    assert flag.count() == 1
+    assert "A bad release: bikes@3" in (flag.get_attribute("aria-label") or "")
+    page.locator("#quality .wide-chart svg.chart").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == f"/incidents/{INCIDENT}"
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/incidents/{INCIDENT}")
+    page.go_back()
+    page.locator("#quality .wide-chart a.flag").click()
+    page.wait_for_url(f"**/incidents/{INCIDENT}")
+
+
+def test_a_narrow_chart_says_the_same_words(line: Served, open_page: OpenPage) -> None:
+    page = open_page(line, "/services/bikes", width=400)
+    page.locator("#quality .narrow svg.chart").focus()
+    page.keyboard.press("Home")
+    assert page.locator("#quality .narrow .tip").inner_text().startswith("1 Aug 2011")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/verdicts/*")
+
+
+def test_what_changed_last_says_things_once_and_links_both(line: Served, open_page: OpenPage) -> None:
+    page = open_page(line)
+    row = page.locator("#feed li", has_text=f"incident:{INCIDENT} opened")
+    assert row.locator("a.row").get_attribute("href") == f"/incidents/{INCIDENT}"
+    assert row.locator(".aside-why").inner_text() == "A bad release: bikes@3"
+    assert re.match(r"13 Sep 2011 · ", row.locator(".when").inner_text()), "a replay is told in event time"
+    row.scroll_into_view_if_needed()
+    box = row.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)  # the whole row leads there
+    page.wait_for_url(f"**/incidents/{INCIDENT}")
+
+
+def test_a_lineage_fits_its_card_and_begins_at_its_root(line: Served, open_page: OpenPage) -> None:
+    for path in (_paths(line)["run"], "/releases/bikes/3", "/registry/model/bikes"):
+        page = open_page(line, path)
+        pan = page.locator(".pan")
+        assert pan.evaluate("pan => pan.scrollWidth <= pan.clientWidth"), path
+        inside = "g => [...g.querySelectorAll('path, rect')].every(p => p.getBBox().x + p.getBBox().width <= g.viewBox.baseVal.width)"
+        assert page.locator(".graph").evaluate(inside), path
+        page.set_viewport_size({"width": 400, "height": 860})
+        page.wait_for_timeout(60)
+        root = page.locator(".graph .root").bounding_box()
+        assert root is not None
+        assert root["x"] >= 0
+        assert root["x"] + root["width"] <= 400
+
+
+def test_folds_of_a_release_are_closed_until_asked(line: Served, open_page: OpenPage) -> None:
+    page = open_page(line, "/releases/bikes/3")
+    assert not page.locator("#lock pre").is_visible()
+    page.locator("#lock > summary").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#lock pre").is_visible()
+    page.locator("#judged a.name").first.click()
     page.wait_for_url("**/verdicts/*")
 
 

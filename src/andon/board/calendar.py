@@ -8,7 +8,7 @@ from andon.board.words import moment
 from andon.core.clocks import DAY_US, HOUR_US
 
 STEPS_US = tuple(HOUR_US * hours for hours in (1, 3, 6, 12)) + tuple(DAY_US * days for days in (1, 2, 7, 14))
-MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 600, 3000)
+MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 600, 3000, 12000, 60000)
 MONDAY_US = 4 * DAY_US
 """The epoch was a Thursday; weeks begin on Monday."""
 
@@ -23,6 +23,8 @@ def calendar(start_us: int, end_us: int, most: int) -> list[tuple[int, str]]:
         if (end_us - start_us) / step <= most:
             return _named(_every(start_us, end_us, step), step)
     for months in MONTHS:
+        if (end_us - start_us) / (31 * DAY_US * months) > most:
+            continue
         found = list(_months(start_us, end_us, months))
         if len(found) <= most:
             break

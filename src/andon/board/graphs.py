@@ -81,10 +81,10 @@ def _direct(links: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """What is two or more steps away."""
         found, frontier = set[str](), set[str]()
         for child in children.get(start, ()):
-            frontier |= children.get(child, set())
+            frontier |= children.get(child, set()) - {start}
         while frontier:
             found |= frontier
-            frontier = set().union(*(children.get(name, set()) for name in frontier)) - found
+            frontier = set().union(*(children.get(name, set()) for name in frontier)) - found - {start}
         return found
 
     far = {parent: beyond(parent) for parent in children}

@@ -272,6 +272,7 @@ def brief(value: Any) -> str:
 FILTERS = {
     "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago,
     "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "when": when,
-    "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "outcome": outcome, "beyond": beyond, "once": said_once, "sentence": sentence,
+    "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "outcome": outcome, "beyond": beyond,
+    "once": said_once, "sentence": sentence,
     "light_word": lambda light: LIGHT_WORDS.get(light, light),
 }  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from andon.core.actors import Actor
 from andon.core.clocks import SECOND_US
 from andon.store import Store
 
+ACTOR = Actor("controller", "settling")
 SEAL_EVERY_US = 15 * SECOND_US
-COMPACT_ABOVE_PARTS = 16
+SETTLE_EVERY_US = 30 * SECOND_US
 
 
 class Controller(Protocol):
@@ -43,8 +45,26 @@ class Sealing:
         return False
 
 
+class Settling:
+    """Writes down runs whose process is gone as killed, every half a minute."""
+
+    name = "settling"
+
+    def __init__(self) -> None:
+        self._next_us = 0
+
+    def tick(self, store: Store) -> bool:
+        now_us = store.clock.now_us()
+        if now_us >= self._next_us:
+            from andon.tracking import settle_runs
+
+            self._next_us = now_us + SETTLE_EVERY_US
+            settle_runs(store, actor=ACTOR)
+        return False
+
+
 def controllers() -> tuple[Controller, ...]:
     """The controllers of one process."""
     from andon.incidents.controller import IncidentController
 
-    return (IncidentController(), Sealing())
+    return (IncidentController(), Sealing(), Settling())

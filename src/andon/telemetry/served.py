@@ -72,18 +72,16 @@ def served_rows(
     A label counts if it was known (its own event time) by ``known_by_us``, so that the same events always give the same rows; of several
     the one that became known last counts (of those, the one that arrived last; of those, the largest). So a correction changes no window
     that was judged before it became known, and counts in every later look. Labels of requests that were never answered match nothing. A
-    request that was answered twice (a retry) appears once, as last answered. With ``thin``, only one request in so many is read of those
-    before ``whole_from_us``: which ones depends on their ids alone.
+    request that was answered twice (a retry) appears once, as last answered. With ``thin``, only one row in so many is read of those
+    before ``whole_from_us``: which ones depends on their event time alone.
     """
     if not _has_rows(store, service):
         return store.tables.scan(predictions_table(service), start_us=0, end_us=0)
     known_by_us = 2**62 if known_by_us is None else known_by_us
-    # A label becomes known after its request, but for clocks that differ a little.
-    kept = (
-        f" and (event_time >= make_timestamptz({whole_from_us - SKEW_US:d}) or md5_number_lower(request_id) % {thin:d} = 0)"
-        if thin > 1
-        else ""
-    )
+    # By arithmetic on the instant, which is cheap and the same everywhere; the prime keeps regular traffic from falling into step with it.
+    sample = f"epoch_us(event_time) % 1000003 * 40503 // 64 % {thin:d} = 0"
+    kept = f" and (event_time >= make_timestamptz({whole_from_us:d}) or {sample})" if thin > 1 else ""
+    answered_only = " and request_id in (select request_id from answered)" if thin > 1 else ""
     sql = f"""
         with answered as (
           select * from "{predictions_table(service)}"
@@ -96,14 +94,16 @@ def served_rows(
         sql += f"""
         , told as (
           select request_id, "row", arg_max(label, (event_time, arrival_time, label)) as label from "{labels_table(service)}"
-          where event_time >= make_timestamptz(?) and event_time <= make_timestamptz(?){kept} group by all
+          where event_time >= make_timestamptz(?) and event_time <= make_timestamptz(?){answered_only} group by all
         )
-        select answered.*, told.label from answered left join told using (request_id, "row") order by event_time, request_id, "row"
+        select answered.*, told.label from answered left join told using (request_id, "row")
         """
         params += [start_us, min(known_by_us, 253_402_300_799_000_000)]
     else:
-        sql += ' select answered.*, cast(null as double) as label from answered order by event_time, request_id, "row"'
-    return store.tables.query(sql, params, start_us=start_us)
+        sql += ' select answered.*, cast(null as double) as label from answered'
+    rows = store.tables.query(sql, params, start_us=start_us)
+    # Arrow sorts what comes out of a join several times faster than the join's own query would.
+    return rows.sort_by([("event_time", "ascending"), ("request_id", "ascending"), ("row", "ascending")])
 
 
 _CREDIBLE = f"event_time <= arrival_time + to_microseconds({SKEW_US})"

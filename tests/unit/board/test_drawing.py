@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree as ET
@@ -82,7 +83,7 @@ def test_each_incident_has_a_flag_that_leads_to_it() -> None:
     points = [_point(day, 1.0) for day in range(30)]
     incidents = [_incident(3, 6), _incident(4, 5, "<script>"), _incident(20, None), _incident(99, None)]
     root = ET.fromstring(charts.quality_chart(points, [], 1.4, incidents))
-    links = [one for one in root.iter("a")]
+    links = list(root.iter("a"))
     assert [one.attrib["href"] for one in links] == ["/incidents/bikes-3", "/incidents/bikes-4", "/incidents/bikes-20"]
     assert [one.attrib["class"] for one in links] == ["flag", "flag", "flag is-open"]
     assert links[0].find("title").text == "bikes-3: A bad release: bikes@2, 4 Jan 1970 to 7 Jan 1970"  # type: ignore[union-attr]
@@ -99,7 +100,7 @@ def test_the_names_of_the_two_lines_never_touch(threshold: float | None) -> None
     said = [one for one in root.iter("text") if (one.text or "").startswith(("harm", "as expected"))]
     places = sorted(float(one.attrib["y"]) for one in said)
     assert len(said) == (1 if threshold is None else 2)
-    assert all(b - a >= 12.9 for a, b in zip(places, places[1:], strict=False))
+    assert all(b - a >= 12.9 for a, b in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize("points", [[], [_point(0, 1.0)], [_point(0, None, "undecided")], [_point(0, 0.0)] * 3])
@@ -246,11 +247,9 @@ def test_sentences_are_said_plainly(text: str, said: str) -> None:
 
 
 def test_addresses_in_a_sentence_are_links_and_the_rest_is_inert() -> None:
-    made = words.linked("<b> incident:bikes-2: release:bikes@1, policy:gate/default@1. javascript:alert(1) release:é")
+    made = words.linked("<b> incident:bikes-2: release:bikes@1, policy:gate/default@1. javascript:alert(1)")
     assert made.startswith("&lt;b&gt; <a ")
-    assert re.findall(r'href="([^"]+)"', made) == ["/incidents/bikes-2", "/releases/bikes/1", "/registry/policy/gate%2Fdefault?at=1"] + (
-        re.findall(r'href="(/releases/%[^"]+)"', made)
-    )
+    assert re.findall(r'href="([^"]+)"', made) == ["/incidents/bikes-2", "/releases/bikes/1", "/registry/policy/gate%2Fdefault?at=1"]
     assert words.sentence("release:a@1 is bad") == "release:a@1 is bad."
     assert words.sentence("harmed!") == "Harmed!"
     assert words.sentence(" ") == ""

@@ -85,7 +85,7 @@ def test_what_is_wrong_comes_first_and_passing_inputs_are_one_row() -> None:
 
 
 def test_a_time_axis_has_round_places() -> None:
-    assert [label for _, label in calendar(AUGUST_US, AUGUST_US + 20 * DAY_US, 4)] == ["1 Aug 2011", "15 Aug"]
+    assert [label for _, label in calendar(AUGUST_US, AUGUST_US + 20 * DAY_US, 4)] == ["1 Aug 2011", "8 Aug", "15 Aug"]
     assert [label for _, label in calendar(AUGUST_US + HOUR_US, AUGUST_US + 7 * HOUR_US, 6)][:2] == ["1 Aug 01:00", "02:00"]
     months = calendar(AUGUST_US, AUGUST_US + 200 * DAY_US, 9)
     assert [label for _, label in months] == ["Aug 2011", "Sep", "Oct", "Nov", "Dec", "Jan 2012", "Feb"]
