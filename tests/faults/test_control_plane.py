@@ -443,7 +443,8 @@ def test_a_truncated_part_is_named_and_the_board_still_opens(home: Path) -> None
 
 def test_a_release_that_cannot_load_is_explained_by_show(home: Path, tmp_path: Path) -> None:
     with open_store(home) as store, Plane(home) as plane:
-        row = wait(lambda: replica(store), "the service to be ready")
+        wait(lambda: judged(store), "every day to be judged, and the bad release to be rolled back")
+        row = wait(lambda: (found := replica(store)) and found["release"] == "release:bikes@1" and found, "the service to follow")
         (tmp_path / "scratch").mkdir()
         line = Line(store, tmp_path / "scratch", SERVICE)
         bad = line.release(line.model({"model.onnx": b"junk"}, "onnx", "model.onnx"))

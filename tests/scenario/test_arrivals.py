@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -234,9 +233,8 @@ def test_a_replica_whose_clock_is_a_little_fast_is_believed(begin: Begin) -> Non
 def test_a_row_from_1970_costs_neither_hours_nor_the_present(begin: Begin) -> None:
     small = begin()
     small.answer(np.array([1_000_000]))
-    began_s = time.monotonic()
     small.live(4)
-    assert time.monotonic() - began_s < 20  # a window for each day since would take half an hour
+    assert len(small.verdicts("inputs/volume")) < 10  # and not one for each day since
     assert [entry for entry in small.verdicts("inputs/volume") if entry[0] > 0] == [(1, "pass", 48), (2, "pass", 48), (3, "pass", 48)]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from markupsafe import Markup
 
-from andon.board.calendar import calendar
 from andon.board.svg import EMPTY, element, path
+from andon.board.timeaxis import calendar
 from andon.board.words import date_time, day, instant, number
 from andon.operations.showing.records import IncidentRow, QualityPoint, TrafficBucket
 from andon.releases import PRODUCTION, Turn
@@ -122,7 +122,7 @@ def _line_labels(threshold: float | None, frame: Frame) -> list[Markup]:
 def _flags(incidents: Sequence[IncidentRow], frame: Frame) -> list[Markup]:
     """A flag where each incident opened, in a lane of its own, with a bar until it was resolved; each leads to the incident."""
     found = sorted(incidents, key=lambda one: one.opened_event_us or 0)
-    y, parts = frame.height - BOTTOM - 8, list[Markup]()
+    y, taken, parts = frame.height - BOTTOM - 8, float(LEFT), list[Markup]()
     for index, one in enumerate(found):
         opened = one.opened_event_us or 0
         open_ = one.closed_us is None
@@ -136,8 +136,12 @@ def _flags(incidents: Sequence[IncidentRow], frame: Frame) -> list[Markup]:
             element("rect", class_="bar", x=x, y=y + 2, width=max(3.0, until - x), height=3, rx=1.5),
             element("path", class_="pennant", d=f"M{x:.1f} {y + 4}V{y - 13}l10 4.5l-10 4.5"),
         ]
-        if len(one.headline) * 6 < room:
+        wide = len(one.headline) * 6
+        if wide < room:
             inside.append(element("text", one.headline, class_="flag-label", x=x + 15, y=y - 5))
+        elif wide < x - taken - 12:
+            inside.append(element("text", one.headline, class_="flag-label", x=x - 7, y=y - 5, text_anchor="end"))
+        taken = max(until, x + 15 + wide if wide < room else 0.0)
         kind = "flag is-open" if open_ else "flag"
         parts.append(element("line", class_="onset", x1=x, x2=x, y1=TOP, y2=y - 13))
         parts.append(

@@ -74,11 +74,11 @@ def sheets(evidence: Iterable[Evidence], *, without: frozenset[str] = frozenset(
 
 
 def _cells(columns: Sequence[str], row: Sequence[Any]) -> Iterable[Any]:
-    """One cell for each column; a yes or no about a value that was never measured is neither."""
+    """One cell for each column; a yes or no about a value that was never measured is not known."""
     cells = [*row, *[None] * len(columns)][: len(columns)]
     unmeasured = "value" in columns and cells[list(columns).index("value")] is None
     for name, cell in zip(columns, cells, strict=True):
-        yield "not measured" if unmeasured and name == "yes" else cell
+        yield "unknown" if unmeasured and name == "yes" else cell
 
 
 def _numeric(cells: Sequence[Any]) -> bool:

@@ -20,7 +20,10 @@ FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_000_000  # the year
 DAY_S = 86_400
 INSTANT = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T| at | )(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?(?!\d)")
 DATE = re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])")
-NAMED = re.compile(rf"\b(?:{'|'.join(sorted(ID_KINDS | VERSIONED_KINDS))}):[\w./-]*\w(?:@\w[\w-]*)?")
+_VERSIONED = "|".join(sorted(VERSIONED_KINDS - {"service"}))
+_WHOLE = "|".join(sorted(ID_KINDS | {"service"}))
+NAMED = re.compile(rf"\b(?:(?:{_WHOLE}):[\w./-]*\w(?:@\w[\w-]*)?|(?:{_VERSIONED}):[\w./-]*\w@\w[\w-]*)")
+"""Addresses in a sentence. What has versions is named with one: ``features:hours`` may as well be a Python function."""
 LIGHT_WORDS = {"green": "good", "yellow": "watch", "red": "stop", "grey": "no signal"}
 LIKE = {"pass": "green", "warn": "yellow", "fail": "red", "undecided": "grey"}
 SHAPES = {
@@ -159,7 +162,7 @@ def unit(text: str) -> str:
 
 
 def lasting(us: int | None) -> str:
-    """A duration: ``40 ms``, ``1.2 s``, ``94 s``, ``6.0 min``, ``3.2 h``, ``12 d``."""
+    """A duration: ``40 ms``, ``1.2 s``, ``94 s``, ``6 min``, ``3.2 h``, ``12 d``."""
     if us is None:
         return "–"
     seconds = us / 1e6
@@ -169,7 +172,7 @@ def lasting(us: int | None) -> str:
         return f"{seconds:.1f} s"
     for limit, name, divisor in ((90, "s", 1.0), (5400, "min", 60.0), (172_800, "h", 3600.0)):
         if seconds < limit:
-            return f"{seconds / divisor:.0f} {name}" if divisor == 1.0 else f"{seconds / divisor:.1f} {name}"
+            return f"{seconds / divisor:.{0 if divisor == 1.0 else 1}f}".removesuffix(".0") + f" {name}"
     return f"{seconds / DAY_S:.0f} d"
 
 

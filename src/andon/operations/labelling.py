@@ -27,8 +27,9 @@ def labels(
 ) -> int:
     """Record labels, each ``{"request_id", "label", "row"?, "event_time"?}``; on disk when this returns. Returns how many.
 
-    ``event_time`` is when the label became known, in the data's own time (default: now). Raises ``InvalidInput`` naming the first bad one;
-    none is kept then.
+    ``event_time`` is when the label became known, in the data's own time (default: now). A later one corrects an earlier one from then on:
+    what was judged before stays as it was said. Labels of requests that were never answered are kept and match nothing. Raises
+    ``InvalidInput`` naming the first bad one; none is kept then.
     """
     name = Address.parse(service, kind="service").name
     read = [read_label(item, position) for position, item in enumerate(items)]

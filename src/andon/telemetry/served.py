@@ -100,7 +100,7 @@ def served_rows(
         """
         params += [start_us, min(known_by_us, 253_402_300_799_000_000)]
     else:
-        sql += ' select answered.*, cast(null as double) as label from answered'
+        sql += " select answered.*, cast(null as double) as label from answered"
     rows = store.tables.query(sql, params, start_us=start_us)
     # Arrow sorts what comes out of a join several times faster than the join's own query would.
     return rows.sort_by([("event_time", "ascending"), ("request_id", "ascending"), ("row", "ascending")])

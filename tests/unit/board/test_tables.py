@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from andon.board import tables
-from andon.board.calendar import calendar
+from andon.board.timeaxis import calendar
 from andon.core.clocks import DAY_US, HOUR_US
 from andon.core.verdicts import Evidence, Status, Verdict
 from andon.registry import Change
@@ -26,12 +26,12 @@ def test_empty_tables_are_not_shown_and_one_row_is_a_fact() -> None:
     assert found.tables[0].numeric == (True, False)
 
 
-def test_an_answer_without_a_value_is_not_measured() -> None:
+def test_an_answer_without_a_value_is_not_known() -> None:
     columns = ("question", "value", "threshold", "yes")
     found = tables.sheets([Evidence("Questions", columns, (("harmed?", 1.2, 1.4, False), ("better?", None, 0.8, False)))])
     table = found.tables[0]
     assert table.columns[-1] == "Answer"
-    assert [row[-1] for row in table.rows] == [False, "not measured"]
+    assert [row[-1] for row in table.rows] == [False, "unknown"]
     assert table.numeric == (False, True, True, False)
 
 
