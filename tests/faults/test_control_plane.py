@@ -134,7 +134,7 @@ def test_a_control_plane_killed_while_it_judges_is_succeeded(home: Path, undistu
     with Plane(home, "--no-serve", environ={"ANDON_FAULT": "ledger.before_commit:9"}) as first, open_store(home) as store:
         wait(lambda: first.process.poll() is not None, "the first to be killed at its ninth commit")
         holder = _holder(store)
-        assert f":{first.process.pid}:" in holder
+        assert f"/{first.process.pid}/" in holder
         assert judged(store, START_US + DAY_US)
         assert not judged(store)
         with Plane(home, "--no-serve"):

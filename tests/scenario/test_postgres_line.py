@@ -77,7 +77,7 @@ def test_a_control_plane_killed_while_it_judges_is_succeeded_and_tells_the_same(
             wait(lambda: reached(DAYS - 1), "the second to take over")
             with watched.ledger.read() as connection:
                 holder = connection.execute(select(leases.c.holder).where(leases.c.name == "controllers")).scalar()
-            assert f":{second.process.pid}:" in str(holder)
+            assert f"/{second.process.pid}/" in str(holder)
             assert second.terminate() == (0, "")
     assert told(watched) == on_sqlite
     assert releases.service_state(watched, SERVICE).held() == ["release:bikes@1", "release:bikes@2", "release:bikes@1"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,6 +11,7 @@ from andon.core.clocks import SECOND_US
 from andon.core.errors import AndonError, LeaseHeld
 from andon.store import Store
 from andon.store.leases import release_lease, take_lease
+from andon.tracking.liveness import holder, is_alive
 
 log = logging.getLogger("andon.controllers")
 LEASE = "controllers"
@@ -43,7 +42,7 @@ class Controllers:
         self._store = store
         self._controllers = tuple(controllers)
         self._idle_s, self._wait_s = idle_s, wait_s
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{store.ids.new()}"
+        self._holder = f"{store.ids.new()} {holder()}"
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failed: dict[str, str] = {}
@@ -75,12 +74,21 @@ class Controllers:
             if not self._round():
                 self._stopping.wait(self._idle_s)
         self._let_go()
+        for controller in self._controllers:
+            close = getattr(controller, "close", None)  # few hold anything open
+            if close is not None:
+                close()
 
     def _take(self) -> None:
         now_us = self._store.clock.now_us()
         if now_us < self._renew_us:
             return
-        self._store.ledger.write(lambda c: take_lease(c, LEASE, self._holder, now_us=now_us, for_us=int(LEASE_S * SECOND_US)))
+
+        def alive(held_by: str) -> bool:
+            return is_alive(held_by.partition(" ")[2] or held_by, now_us + 1, now_us=now_us)
+
+        for_us = int(LEASE_S * SECOND_US)
+        self._store.ledger.write(lambda c: take_lease(c, LEASE, self._holder, now_us=now_us, for_us=for_us, alive=alive))
         self._renew_us = now_us + int(LEASE_S * SECOND_US / 3)
 
     def _let_go(self) -> None:
