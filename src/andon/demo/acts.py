@@ -12,7 +12,7 @@ from andon.core.verdicts import Answer
 from andon.demo import bikes, training
 from andon.demo.faults import FAULTS
 from andon.demo.replay import World
-from andon.demo.story import FAULTY, FIX_AFTER_DAYS, GATE, LAUNCH, LONGEST_FAULT_DAYS, SHIFTED, TRAINING
+from andon.demo.script import FAULTY, FIX_AFTER_DAYS, GATE, LAUNCH, LONGEST_FAULT_DAYS, SHIFTED, TRAINING
 from andon.demo.telling import Teller
 from andon.incidents import Incident, IncidentsState
 from andon.incidents.journal import state_of

@@ -16,10 +16,8 @@ from typing import IO, Any
 
 from andon.core.actors import Actor
 from andon.core.errors import Conflict, Unavailable
+from andon.demo.script import END
 
-LAUNCH, FAULTY, SHIFTED, END = "2011-08-01", "2011-08-08", "2011-09-07", "2011-12-26"
-TRAINING, GATE = ("2011-01-16", "2011-07-04"), ("2011-07-04", "2011-08-01")
-FIX_AFTER_DAYS, LONGEST_FAULT_DAYS = 2, 12
 MARKER = "made-by-andon-demo"
 ANA = Actor("person", "ana")
 """The one person in the story: she releases, waives and retrains."""

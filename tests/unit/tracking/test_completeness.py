@@ -28,7 +28,7 @@ def test_a_whole_run_lacks_nothing(store, monkeypatch, tmp_path):
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "1"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["a.py"])  # a worker of xdist has no script of its own
+    monkeypatch.setattr("__main__.__file__", "a.py", raising=False)  # a worker of xdist has no script of its own
     datasets.register(store, "d", {"a": [1]}, actor=ANA)
     seed(1)
     with start_run(store, actor=ANA, params={"alpha": 1}) as run:
