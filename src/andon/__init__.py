@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from andon.operations.looking import diff, history, lineage, resolve, show
     from andon.operations.moving import alias, deploy, rollback, waive
     from andon.operations.pipelines import run_pipeline
+    from andon.operations.policies import register_policy
     from andon.operations.releasing import release
     from andon.operations.runs import run
     from andon.operations.session import use
@@ -51,6 +52,7 @@ _WHERE = {
     "open_store": "andon.store",
     "pipeline": "andon.pipelines",
     "register_dataset": "andon.operations.data",
+    "register_policy": "andon.operations.policies",
     "release": "andon.operations.releasing",
     "resolve": "andon.operations.looking",
     "rollback": "andon.operations.moving",
@@ -87,6 +89,7 @@ __all__ = [
     "open_store",
     "pipeline",
     "register_dataset",
+    "register_policy",
     "release",
     "resolve",
     "rollback",

@@ -23,6 +23,7 @@ COMMANDS = {
     "label": "andon.cli.serving:label",
     "lineage": "andon.cli.registry:lineage",
     "ls": "andon.cli.registry:ls",
+    "policy": "andon.cli.policies:policy",
     "release": "andon.cli.releases:release",
     "rollback": "andon.cli.releases:rollback",
     "run": "andon.cli.runs:run",

@@ -17,7 +17,7 @@ from andon.registry.aliases import (
 )
 from andon.registry.diffs import Change, diff, diff_values
 from andon.registry.finding import get, get_in, resolve, resolve_in
-from andon.registry.lineage import Direction, Edge, Graph, lineage, link_in
+from andon.registry.lineage import Direction, Edge, Graph, lineage, link_in, parents_in
 from andon.registry.records import Entry, Move, Parent, TagChange, Version
 from andon.registry.tags import set_tag, set_tag_in, tag_history, tags_of
 from andon.registry.verdicts import get_verdict, record_verdicts_in, verdicts_on
@@ -57,6 +57,7 @@ __all__ = [
     "move_alias",
     "move_alias_in",
     "moves",
+    "parents_in",
     "read_alias_in",
     "record_verdicts_in",
     "register",

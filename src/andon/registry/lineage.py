@@ -42,6 +42,12 @@ def link_in(connection: Connection, child: str, parent: str, role: str, *, now_u
         connection.execute(insert(s.edges).values(child=child, parent=parent, role=role, at_us=now_us))
 
 
+def parents_in(connection: Connection, child: str | Address) -> list[tuple[str, str]]:
+    """What ``child`` was made from directly: (address, role), by address."""
+    rows = connection.execute(select(s.edges).where(s.edges.c.child == str(Address.parse(child))).order_by(s.edges.c.parent))
+    return [(row.parent, row.role) for row in rows]
+
+
 def lineage(store: Store, address: str | Address, direction: Direction = "both", *, limit: int = 500) -> Graph:
     """What ``address`` was made from (``up``), what was made from it (``down``), or both; breadth first, at most ``limit`` nodes.
 

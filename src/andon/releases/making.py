@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from andon.core.actors import Actor
 from andon.core.addresses import Address
 from andon.core.errors import Incompatible, InvalidInput
-from andon.core.verdicts import Answer, Judged, Verdict, gate_answer
+from andon.core.verdicts import Answer, Judged, Status, Verdict, gate_answer
 from andon.gates import GateEvidence, judge, policy_at
 from andon.models.records import ModelManifest, Signature
-from andon.registry import Parent, get_in, manifest_of, record_verdicts_in, register_in
+from andon.registry import Parent, get_in, manifest_of, parents_in, record_verdicts_in, register_in
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.releases.scored import Examples, keep_scored
 from andon.releases.services import service_state_in, stream_of
@@ -113,7 +113,7 @@ def make(
     judged: list[Judged] = []
     if examples is not None:
         evidence, manifest = _evidence(store, manifest, examples, score)
-        judged = judge(policy, evidence)
+        judged = [*_unseen(store, manifest), *judge(policy, evidence)]
     now_us = store.clock.now_us()
     judged = [msgspec.structs.replace(item, verdict=_stamp(item.verdict, store.ids.new(), now_us)) for item in judged]
     answer = gate_answer(judged) if examples is not None else Answer.UNDECIDED
@@ -149,6 +149,23 @@ def _evidence(store: Store, manifest: ReleaseManifest, examples: Examples, score
         training=examples.training,
     )
     return evidence, msgspec.structs.replace(manifest, scored=digest)
+
+
+def _unseen(store: Store, manifest: ReleaseManifest) -> list[Judged]:
+    """Whether the evaluation examples are not what the model was trained on, by digest: whatever else a policy says, that blocks."""
+    if manifest.evaluation is None:
+        return []
+    with store.ledger.read() as connection:
+        model = Address.parse(manifest.model.address)
+        used = [parent for parent, role in parents_in(connection, model) if role == "data"]
+        trained_on = {pin.digest: pin.address for pin in manifest.data} | {get_in(connection, item).digest: item for item in used}
+    same = trained_on.get(manifest.evaluation.digest)
+    message = f"{manifest.evaluation.address} is not among what the model was trained on"
+    if same is not None:
+        message = f"the model was trained on these very examples ({same}); judge it on data it has not seen"
+    subject = str(Address("release", manifest.service))
+    status: Status = "pass" if same is None else "fail"
+    return [Judged(Verdict(subject=subject, check="unseen-examples", status=status, message=message, n=len(trained_on)), blocks=True)]
 
 
 def _champion(store: Store, manifest: ReleaseManifest, columns: Columns, score: Scorer) -> tuple[NDArray[Any] | None, str]:

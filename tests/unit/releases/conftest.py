@@ -20,10 +20,10 @@ SIGNATURE = Signature((Column("hr", "double"),), (Column("rentals", "double"),))
 LOCK = EnvironmentLock(python="3.11.7", platform="linux-x86_64", requirements=("numpy==2.4.6",))
 
 
-def register_model(store: Store, name: str = "bikes", tag: str = "a", signature: Signature = SIGNATURE) -> str:
+def register_model(store: Store, name: str = "bikes", tag: str = "a", signature: Signature = SIGNATURE, parents: Any = ()) -> str:
     digest = store.blobs.put(tag.encode())
     manifest = ModelManifest(format="onnx", files=digest, entry="model.onnx", signature=signature)
-    return str(registry.register(store, "model", name, manifest, actor=ANA, blobs=[digest]).address)
+    return str(registry.register(store, "model", name, manifest, actor=ANA, blobs=[digest], parents=parents).address)
 
 
 def examples(days: int = 28) -> Examples:

@@ -104,6 +104,23 @@ def test_examples_that_lack_a_column_are_refused_and_nothing_is_registered(store
     assert registry.entries(store, "release") == []
 
 
+def test_a_gate_on_the_training_data_itself_refuses(store: Store, line: Line) -> None:
+    for name in ("rides", "held-out"):
+        registry.register(store, "dataset", name, {"rows": name}, actor=ANA)
+    assert line(data=("dataset:rides@1",), evaluation="dataset:held-out@1").answer is Answer.GO
+    made = line(tag="b", data=("dataset:rides@1",), evaluation="dataset:rides@1")
+    assert made.answer is Answer.NO
+    failed = [item.verdict for item in made.judged if item.verdict.status == "fail"]
+    assert [(verdict.check, "very examples" in verdict.message) for verdict in failed] == [("unseen-examples", True)]
+
+
+def test_examples_a_models_run_read_are_seen_too(store: Store) -> None:
+    registry.register(store, "dataset", "rides", {"rows": 1}, actor=ANA)
+    model = register_model(store, parents=[registry.Parent("dataset:rides@1", "data")])
+    manifest = assemble(store, "bikes", model=model, environment=LOCK, evaluation="dataset:rides@1")
+    assert make(store, manifest, examples=examples(), score=scorer(), actor=ANA).answer is Answer.NO
+
+
 def test_the_digest_covers_every_component(store: Store, line: Line) -> None:
     manifest = assemble(store, "bikes", model=register_model(store), environment=LOCK)
     digests = {registry.register(store, "release", "x", msgspec.structs.replace(manifest, **change), actor=ANA).digest for change in (
