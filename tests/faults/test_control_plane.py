@@ -196,6 +196,22 @@ def test_serving_outlives_its_control_plane_and_is_adopted_by_the_next(home: Pat
         assert set(traffic.ids) <= set(logged)
 
 
+def test_a_second_control_plane_that_ends_leaves_the_firsts_serving_alone(home: Path) -> None:
+    with open_store(home) as store, Plane(home) as first:
+        row = wait(lambda: replica(store), "the service to be ready")
+        traffic = Traffic(int(row["url"].rpartition(":")[2]))
+        with Plane(home) as second:
+            run(traffic.ask(1.5))  # longer than the second takes to look after its children
+            assert second.terminate() == (0, "")
+        run(traffic.ask(0.5))
+        assert (traffic.dropped, traffic.refused) == ([], [])
+        left = replica(store)
+        assert left is not None
+        assert left["pid"] == row["pid"]
+        assert first.terminate() == (0, "")
+        wait(lambda: not Path(f"/proc/{row['pid']}").exists(), "the replica to end with its own parent")
+
+
 def test_a_ledger_that_is_away_for_a_while_costs_no_answer_and_no_label(home: Path) -> None:
     """Writers wait (another process holds the ledger), then the files are gone, then they are back."""
     with open_store(home) as store, Plane(home) as plane:

@@ -80,7 +80,7 @@ def test_instants_do_not_grow_into_a_fault(begin: Begin) -> None:
     small.live(2)
     small.now_us += 300 * DAY_US
     small.live(4)
-    assert all(incident.checks == ("inputs/volume",) for incident in small.state.incidents)
+    assert small.state.incidents == ()
 
 
 def test_a_classifier_is_judged_by_its_errors(begin: Begin) -> None:
@@ -157,7 +157,7 @@ def test_predictions_of_three_days_in_any_order_give_the_same_verdicts(begin: Be
             small.answer(np.array([at]), sent=sent)
         small.judge()
     assert told(orderly) == told(messy)
-    assert orderly.verdicts("inputs/volume") == [(1, "pass", 48), (2, "pass", 48)]
+    assert orderly.verdicts("inputs/nulls") == [(1, "pass", 48), (2, "pass", 48)]
 
 
 def test_a_row_that_comes_after_its_window_was_judged_changes_no_verdict(begin: Begin) -> None:
@@ -178,7 +178,7 @@ def test_a_retry_is_one_row(begin: Begin) -> None:
         small.answer(event_us, arrived_us=arrived_us)
     small.now_us += DAY_US
     small.live(1)
-    assert small.verdicts("inputs/volume") == [(1, "pass", 48)]
+    assert small.verdicts("inputs/nulls") == [(1, "pass", 48)]
     assert small.verdicts("inputs/duplicates") == [(1, "pass", 48)]
 
 
@@ -234,33 +234,111 @@ def test_a_row_from_1970_costs_neither_hours_nor_the_present(begin: Begin) -> No
     small = begin()
     small.answer(np.array([1_000_000]))
     small.live(4)
-    assert len(small.verdicts("inputs/volume")) < 10  # and not one for each day since
-    assert [entry for entry in small.verdicts("inputs/volume") if entry[0] > 0] == [(1, "pass", 48), (2, "pass", 48), (3, "pass", 48)]
+    assert small.verdicts("inputs/nulls") == [(1, "pass", 48), (2, "pass", 48), (3, "pass", 48)]  # it was deployed on day 0
+
+
+@pytest.fixture
+def in_wall_time(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> Small:
+    """A service launched now, by a deploy without an event time."""
+    deploy = releases.deploy
+    monkeypatch.setattr(releases, "deploy", lambda *args, event_us=None, **options: deploy(*args, **options))
+    small = begin()
+    small.now_us = WALL_US
+    return small
+
+
+def _days(small: Small, days: int) -> None:
+    clock = small.store.clock
+    assert isinstance(clock, ManualClock)
+    for _ in range(days):
+        small.answer(small.day(), arrived_us=small.now_us + DAY_US)
+        small.now_us += DAY_US
+        clock.set(max(clock.now_us(), small.now_us))
+        small.judge()
+
+
+def test_a_request_that_names_a_year_long_past_opens_no_window(in_wall_time: Small) -> None:
+    small, launched = in_wall_time, (WALL_US - START_US) // DAY_US
+    small.answer(np.array([START_US + 8 * HOUR_US, START_US + 50 * HOUR_US]), ids=["a-1", "a-2"])
+    assert small.judge() == 0
+    _days(small, 3)
+    assert [day for day, _, _ in small.verdicts("inputs/volume")] == [launched + 1, launched + 2]
+    small.answer(np.array([START_US + 9 * HOUR_US]), arrived_us=small.now_us, ids=["a-3"])
+    _days(small, 2)
+    assert [day for day, _, _ in small.verdicts("inputs/volume")] == [launched + day for day in (1, 2, 3, 4)]
+    assert small.state.incidents == ()
+
+
+def test_a_queue_that_is_three_days_behind_at_the_launch_counts(in_wall_time: Small) -> None:
+    small, launched = in_wall_time, (WALL_US - START_US) // DAY_US
+    small.now_us -= 3 * DAY_US
+    _days(small, 1)
+    small.now_us = WALL_US
+    _days(small, 2)
+    assert small.verdicts("inputs/volume")[0][0] == launched - 2
+
+
+def test_a_replay_of_the_past_is_judged_even_without_an_event_time_of_the_deploy(in_wall_time: Small) -> None:
+    small = in_wall_time
+    small.now_us = START_US
+    small.live(3)
+    assert small.verdicts("inputs/nulls") == [(1, "pass", 48), (2, "pass", 48)]
+
+
+def test_a_service_is_measured_by_its_own_weeks_and_not_by_its_training_data(begin: Begin) -> None:
+    small = begin(per_hour=2)  # as in training
+    small.per_hour = 1  # and now half as busy
+    small.live(7)
+    (last, *_) = registry.verdicts_on(small.store, "service:small", check="inputs/volume")
+    assert (last.status, last.message) == ("undecided", "5 windows seen; a week is needed")
+    small.live(10)
+    assert small.verdicts("inputs/volume") == [(day, "undecided" if day < 8 else "pass", 24) for day in range(1, 17)]
+    assert small.state.incidents == ()
+
+
+def test_in_its_second_week_a_service_that_is_asked_nothing_is_warned_of(begin: Begin) -> None:
+    small = begin()
+    small.live(9)
+    small.now_us += DAY_US
+    small.live(2)
+    assert small.verdicts("inputs/volume")[9] == (10, "warn", 0)
+    assert small.state.incidents == ()
+
+
+def test_a_service_that_is_rarely_asked_has_lost_nothing_on_a_quiet_day(begin: Begin) -> None:
+    small = begin()
+    for day in range(20):
+        if day != 16:
+            small.answer(small.day()[:5])
+        small.now_us += DAY_US
+        small.judge()
+    assert small.verdicts("inputs/volume")[16] == (17, "warn", 0)
+    assert small.state.incidents == ()
 
 
 def test_a_day_without_a_request_is_an_incident_and_the_next_days_resolve_it(begin: Begin) -> None:
     small = begin()
-    small.live(3)
+    small.live(14)
     small.now_us += DAY_US
     small.live(5)
-    assert small.verdicts("inputs/volume")[3] == (4, "fail", 0)
+    assert small.verdicts("inputs/volume")[14] == (15, "fail", 0)
     (incident,) = small.state.incidents
     assert (incident.cause, incident.checks) == ("upstream", ("inputs/volume",))
-    assert incident.resolved_us == START_US + 7 * DAY_US
+    assert incident.resolved_us == START_US + 18 * DAY_US
     assert releases.service_state(small.store, "small").training_block is None
 
 
 def test_weeks_of_silence_are_passed_over_in_one_step_that_is_journaled(begin: Begin) -> None:
     small = begin()
-    small.live(4)
+    small.live(15)
     small.now_us += 70 * DAY_US
     small.live(1)
     assert small.judge() == 0
     days = [day for day, _, _ in small.verdicts("inputs/volume")]
-    assert days == [1, 2, 3, 4, 5, 6]  # the sixth still had labels to wait for
+    assert days == list(range(1, 18))  # the last still had labels to wait for
     assert len(small.state.incidents) == 1
     small.live(4)
-    assert [day for day, _, _ in small.verdicts("inputs/volume")][6:] == [75, 76, 77, 78]
+    assert [day for day, _, _ in small.verdicts("inputs/volume")][17:] == [86, 87, 88, 89]
     assert any("nothing was asked between" in entry[2] for entry in told(small) if entry[1] == "nothing")
 
 
@@ -269,7 +347,9 @@ def test_a_launch_in_the_evening_has_not_lost_the_morning(begin: Begin) -> None:
     small.answer(small.instants(START_US + 20 * HOUR_US, START_US + DAY_US))
     small.now_us += DAY_US
     small.live(2)
-    assert small.verdicts("inputs/volume") == [(1, "undecided", 8), (2, "pass", 48)]
+    assert small.verdicts("inputs/volume") == [(1, "undecided", 8), (2, "undecided", 48)]
+    small.live(8)
+    assert small.verdicts("inputs/volume")[-3:] == [(8, "undecided", 48), (9, "pass", 48), (10, "pass", 48)]
     assert small.state.incidents == ()
 
 
@@ -298,7 +378,7 @@ def test_training_data_that_is_damaged_is_said_in_the_verdict(begin: Begin, monk
     assert verdict.status == "undecided"
     assert "not what they were" in verdict.message
     small.live(2)  # the bytes are back
-    assert small.verdicts("inputs/volume") == [(2, "pass", 48), (3, "pass", 48)]
+    assert small.verdicts("inputs/nulls") == [(2, "pass", 48), (3, "pass", 48)]
 
 
 def test_a_disk_that_is_away_makes_windows_wait(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +432,7 @@ def test_a_cord_pulled_while_a_window_is_judged_gets_a_number_of_its_own(begin: 
     monkeypatch.setattr(IncidentController, "_decide", pulled_meanwhile)
     with pytest.raises(Conflict, match="pulled the cord"):
         small.controller.step(small.store, "small")
-    assert small.verdicts("inputs/volume") == [(1, "pass", 48), (2, "pass", 48)]
+    assert small.verdicts("inputs/nulls") == [(1, "pass", 48), (2, "pass", 48)]
     assert small.judge() == 2
     ids = [incident.id for incident in small.state.incidents]
     assert ids[0] == "small-1"

@@ -6,6 +6,8 @@ What a signal means:
   own, so a Ctrl-C in the terminal reaches them only by way of their parent, in order.
 - SIGKILL (or a crash) of ``andon up`` ends nothing else: the children hold their releases and go on answering. The next ``andon up`` finds
   them by their rows in ``replicas`` and adopts them: it starts no second one, and its own orderly end stops them too.
+- A second ``andon up`` on one home starts no second child either, and its end leaves the first one's children alone: it stops an adopted
+  child only when the ``andon up`` that started it is dead by then.
 - An ``andon serve`` that a person started is left alone, at the end too; no child is started beside it.
 """
 
@@ -35,6 +37,8 @@ from andon.store import schema as s
 log = logging.getLogger("andon.children")
 MARK = "ANDON_CHILD_OF"
 """In a child's environment: the home of the ``andon up`` that started it."""
+PARENT = "ANDON_CHILD_PARENT"
+"""In a child's environment: the process that started it, as ``PID:START`` (its start time tells it from a later one with its number)."""
 LOOK_S = 1.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
@@ -93,14 +97,15 @@ class Children:
         self._thread.start()
 
     def stop(self) -> None:
-        """SIGTERM to all (adopted ones too), wait for them to drain, SIGKILL for what is left."""
+        """SIGTERM to our own (and to adopted ones whose parent is dead), wait for them to drain, SIGKILL for what is left."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(5.0)
-        for child in self._children.values():
+        ours = [child for child in self._children.values() if child.process is not None or _orphaned(child.adopted)]
+        for child in ours:
             _signal(child, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
-        for child in self._children.values():
+        for child in ours:
             while _alive(child) and time.monotonic() < deadline:
                 time.sleep(0.02)
             if _alive(child):
@@ -166,7 +171,7 @@ class Children:
                     stdout=out,
                     stderr=out,
                     start_new_session=True,
-                    env=os.environ | {MARK: self._home},
+                    env=os.environ | {MARK: self._home, PARENT: process_mark(os.getpid())},
                 )
         except OSError as error:
             child.not_before_s = time.monotonic() + child.backoff_s
@@ -204,7 +209,28 @@ def _exists(pid: int) -> bool:
 
 def _marked(pid: int, home: str) -> bool:
     """Whether a process was started by an ``andon up`` over the same home (its environment says so; only its owner can read that)."""
+    return _environ(pid).get(MARK) == home
+
+
+def process_mark(pid: int) -> str:
+    """A process as ``PID:START``; START is empty where it cannot be read, or when the process has ended."""
     try:
-        return f"{MARK}={home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:
-        return False
+        return f"{pid}:"
+    return f"{pid}:" if fields[0] == "Z" else f"{pid}:{fields[19]}"
+
+
+def _orphaned(pid: int | None) -> bool:
+    """Whether the ``andon up`` that started this process is known to have ended: only then is the process ours to stop."""
+    parent = _environ(pid).get(PARENT) if pid is not None else None
+    return parent is not None and process_mark(int(parent.partition(":")[0])) != parent
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """What a process was started with; empty when it is gone or another user's."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (os.fsdecode(entry).partition("=") for entry in entries)}

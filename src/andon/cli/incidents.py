@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from andon.cli.output import common, say_json, say_table, with_store
-from andon.core.clocks import to_iso
+from andon.cli.output import common, say_json, say_table, second, with_store
 from andon.store import Store
 
 
@@ -41,5 +40,5 @@ def watch(store: Store, service: str, as_json: bool) -> None:
     elif not verdicts:
         click.echo("nothing is due: a window is judged once a later request has been answered")
     else:
-        rows = [(to_iso(v.at_us), v.check, v.status, v.message) for v in verdicts]
+        rows = [(second(v.at_us), v.check, v.status, v.message) for v in verdicts]
         say_table(("window's end", "check", "verdict", "in words"), rows)

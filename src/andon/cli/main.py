@@ -35,6 +35,8 @@ COMMANDS = {
     "watch": "andon.cli.incidents:watch",
 }
 USAGE = 64
+TRACEBACK = "ANDON_TRACEBACK"
+"""Set in the environment, an unexpected exception comes with its traceback."""
 
 
 @click.group(cls=Group, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -54,10 +56,11 @@ def main(args: list[str] | None = None) -> None:
 def invoke(args: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = sys.argv[1:] if args is None else args
+    as_json = "--json" in (given[: given.index("--")] if "--" in given else given)
     try:
         status: Any = cli.main(args=given, prog_name="andon", standalone_mode=False)
     except AndonError as error:
-        return fail(error, as_json="--json" in given)
+        return fail(error, as_json=as_json)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
@@ -70,4 +73,17 @@ def invoke(args: list[str] | None = None) -> int:
         # Whoever read us (head, less) has seen enough; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if os.environ.get(TRACEBACK, "") not in ("", "0"):
+            raise
+        return fail(_unexpected(error), as_json=as_json)
     return status if isinstance(status, int) else 0
+
+
+def _unexpected(error: Exception) -> AndonError:
+    said = (str(error).strip().splitlines() or [""])[0]
+    name = type(error).__name__
+    return AndonError(
+        f"internal error: {name}: {said}" if said else f"internal error: {name}",
+        next_step=f"please report it; run again with {TRACEBACK}=1 for the traceback",
+    )

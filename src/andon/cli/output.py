@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from andon.core.clocks import SECOND_US, to_iso
 from andon.core.errors import AndonError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from andon.registry import Change
+
 F = TypeVar("F", bound=Callable[..., Any])
+ALGORITHM = "b3:"
+PROSE_WIDTH = 24
+"""What a column of words gets at least; columns of addresses, times and numbers get all they need."""
 
 
 def json_option(command: F) -> F:
@@ -53,12 +59,53 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: s
     from rich.markup import escape
     from rich.table import Table
 
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    prose = [any(len(row[n].split()) > 1 for row in cells) for n in range(len(columns))]
+    widest = [max(len(text) for text in (column, *(row[n] for row in cells))) for n, column in enumerate(columns)]
+    out = console()
+    if sum(min(width, PROSE_WIDTH) if folds else width for width, folds in zip(widest, prose, strict=True)) + 3 * len(columns) > out.width:
+        _say_stacked(columns, cells, title)
+        return
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
-    console().print(table)
+    for column, folds in zip(columns, prose, strict=True):
+        table.add_column(column, overflow="fold", no_wrap=not folds)
+    for row in cells:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def _say_stacked(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str | None) -> None:
+    """Row below row, for a terminal in which the columns have no room beside each other."""
+    if title:
+        click.echo(title)
+    width = max(map(len, columns))
+    for row in cells:
+        for n, (column, text) in enumerate(zip(columns, row, strict=True)):
+            if text:
+                click.echo(f"{' ' if n else '-'} {column:<{width}}  {text}")
+
+
+def second(at_us: int) -> str:
+    """A moment for people: ISO 8601 in UTC, to the second."""
+    return to_iso(at_us - at_us % SECOND_US)
+
+
+def short(value: Any) -> str:
+    """A value for a cell: at most 60 letters, and of a digest what tells it from others."""
+    text = "-" if value is None else str(value)
+    if text.startswith(ALGORITHM):
+        return text[:19]
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def root_of(change: Change) -> str:
+    """The part of a manifest that a change is in: ``data`` of ``data[dataset:rides].digest``."""
+    return change.path.partition(".")[0].partition("[")[0]
+
+
+def change_rows(changes: Iterable[Change]) -> list[tuple[str, str, str]]:
+    """Changes as rows of a table."""
+    return [(change.path, short(change.before), short(change.after)) for change in changes]
 
 
 def fail(error: AndonError, *, as_json: bool) -> int:

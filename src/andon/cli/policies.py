@@ -10,13 +10,13 @@ import click
 import msgspec
 
 from andon.cli.output import common, say_json, with_store
-from andon.core.errors import InvalidInput
+from andon.core.errors import InvalidInput, NotFound
 from andon.store import Store
 
 
 @click.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--why", default="", help="The reason, for whoever reads the history.")
 @common
 @with_store
@@ -32,7 +32,9 @@ def policy(store: Store, name: str, file: str, why: str, as_json: bool) -> None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A JSON or TOML file as a mapping. Raises ``InvalidInput``."""
+    """A JSON or TOML file as a mapping. Raises ``InvalidInput``, or ``NotFound`` when there is no such file."""
+    if not file.is_file():
+        raise NotFound("there is no such file", field="file", got=file, next_step="give the path of a JSON or TOML file")
     text = file.read_text(encoding="utf-8")
     try:
         return tomllib.loads(text) if file.suffix == ".toml" else msgspec.json.decode(text, type=dict[str, Any])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from andon.cli.output import common, say_json, say_table, with_store
+from andon.cli.output import change_rows, common, root_of, say_json, say_table, second, with_store
 from andon.core.actors import current_actor
 from andon.core.addresses import ID_KINDS, VERSIONED_KINDS, Address
-from andon.core.clocks import to_iso
 from andon.core.errors import InvalidAddress
 from andon.store import Store
+
+if TYPE_CHECKING:
+    from andon.store.streams import Event
 
 
 @click.command()
@@ -34,7 +36,7 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
     if kind == "run":
         runs = showing.runs_view(store, experiment=prefix or None, limit=limit).runs
         columns, rows = ("run", "experiment", "name", "status", "started"), list(runs)
-        table = [(f"run:{run.id}", run.experiment, run.name, run.status, to_iso(run.started_us)) for run in runs]
+        table = [(f"run:{run.id}", run.experiment, run.name, run.status, second(run.started_us)) for run in runs]
     elif kind == "incident":
         incidents = showing.incidents_view(store)[:limit]
         columns, rows = ("incident", "service", "status", "cause", "title"), list(incidents)
@@ -51,7 +53,7 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
         entries = registry.entries(store, kind or None, prefix=prefix, limit=limit)
         columns, rows = ("name", "versions", "changed", "aliases"), entries
         table = [
-            (f"{entry.kind}:{entry.name}", entry.head, to_iso(entry.changed_us), " ".join(f"@{a}={t}" for a, t in entry.aliases.items()))
+            (f"{entry.kind}:{entry.name}", entry.head, second(entry.changed_us), " ".join(f"@{a}={t}" for a, t in entry.aliases.items()))
             for entry in entries
         ]
     if as_json:
@@ -91,7 +93,11 @@ def diff(store: Store, a: str, b: str, as_json: bool) -> None:
     if as_json:
         say_json(changes)
     elif changes:
-        say_table(("what", "before", "after"), [(c.path, _short(c.before), _short(c.after)) for c in changes])
+        told = [change for change in changes if root_of(change) != "example"]
+        if told:
+            say_table(("what", "before", "after"), change_rows(told))
+        if folded := len(changes) - len(told):
+            click.echo(f"example: {folded} value{'' if folded == 1 else 's'} differ{'s' if folded == 1 else ''}")
     else:
         click.echo("no difference")
 
@@ -123,23 +129,25 @@ def lineage(store: Store, address: str, direction: Any, as_json: bool) -> None:
 def history(store: Store, address: str, as_json: bool) -> None:
     """Show every move of an alias or of all aliases of a name; for a service, everything that happened to it."""
     from andon import registry
+    from andon.operations import showing
     from andon.store import streams
 
     at = Address.parse(address)
     if at.kind in ID_KINDS or (at.kind == "service" and at.alias is None):
         with store.ledger.read() as connection:
             events = streams.read(connection, str(at))
+        if not events:
+            showing.show(store, at)  # raises NotFound when nothing has that address
         if as_json:
             say_json(events)
         else:
-            rows = [(e.n, to_iso(e.event_us or e.at_us), e.type, e.body.get("release", ""), e.actor, e.reason) for e in events]
-            say_table(("n", "when", "what", "release", "who", "why"), rows)
+            _say_events(events)
         return
     moves = registry.moves(store, at)
     if as_json:
         say_json(moves)
     else:
-        moved = [(to_iso(m.at_us), m.address, m.source or "-", m.target or "-", m.actor, m.reason) for m in moves]
+        moved = [(second(m.at_us), m.address, m.source or "-", m.target or "-", m.actor, m.reason) for m in moves]
         say_table(("when", "alias", "from", "to", "who", "why"), moved)
 
 
@@ -151,11 +159,16 @@ def history(store: Store, address: str, as_json: bool) -> None:
 @with_store
 def alias(store: Store, address: str, to: str, why: str, as_json: bool) -> None:
     """Point an alias (kind:name@alias) to a version."""
+    from andon import registry
     from andon.operations import moving
 
+    with store.ledger.read() as connection:
+        before = registry.read_alias_in(connection, address)
     move = moving.alias(address, to, why=why, store=store)
     if as_json:
         say_json(move)
+    elif before == move.target:
+        click.echo(f"{move.address}: already {move.target}")
     else:
         click.echo(f"{move.address}: {move.source or 'nothing'} -> {move.target}")
 
@@ -182,6 +195,14 @@ def tag(store: Store, address: str, key: str, value: str | None, remove: bool, w
         say_table(("tag", "value"), tags.items())
 
 
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _say_events(events: list[Event]) -> None:
+    """Events in order: the time they are about and, where that is another, when they were written down."""
+    rows: list[tuple[Any, ...]]
+    if any(event.event_us is not None for event in events):
+        columns: tuple[str, ...] = ("n", "when", "recorded", "what", "release", "who", "why")
+        times = [("-" if e.event_us is None else second(e.event_us), second(e.at_us)) for e in events]
+        rows = [(e.n, *at, e.type, e.body.get("release", ""), e.actor, e.reason) for e, at in zip(events, times, strict=True)]
+    else:
+        columns = ("n", "when", "what", "release", "who", "why")
+        rows = [(e.n, second(e.at_us), e.type, e.body.get("release", ""), e.actor, e.reason) for e in events]
+    say_table(columns, rows)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from andon.cli.output import common, say_json, say_table, with_store
+from andon.core.errors import GateRefused, GateUndecided
 from andon.core.verdicts import Answer
 from andon.store import Store
 
@@ -42,6 +43,14 @@ def release(store: Store, service: str, data: tuple[str, ...], as_json: bool, **
         click.echo(f"{made.address} {made.digest[:19]}: {_SAID[made.answer]}{note}")
         if made.answer is Answer.GO or waived:
             click.echo(f"  next: andon deploy {made.address}")
+        elif not made.judged:
+            try:
+                releasing.raise_unless_go(made)
+            except (GateRefused, GateUndecided) as error:
+                click.echo(f"  {error.message}")
+            click.echo("  next: release it again with --evaluation DATASET --label COLUMN --event-time COLUMN (and --baseline COLUMN)")
+        else:
+            click.echo(f"  next: andon show {made.address}")
     return 0 if waived else int(made.answer)
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from andon.cli.output import say_json, say_table
+from andon.cli.output import change_rows, root_of, say_json, say_table, second
 from andon.cli.releases import say_verdicts
-from andon.core.clocks import to_iso
 from andon.operations import showing
+
+if TYPE_CHECKING:
+    from andon.registry import Change
+
+
+_MOST = 20
+_COMPONENTS = ("model", "code", "environment", "data", "features", "prompts", "indexes", "policies", "evaluation", "signature", "settings")
+"""Parts of a release in the order in which people ask for them."""
+_NOT_MADE_OF = {"example", "scored", "verdicts", "waivers"}
+"""Parts that differ between any two releases and change no answer."""
 
 
 def render(view: Any) -> None:
@@ -33,8 +42,8 @@ def _facts(title: str, facts: Mapping[str, Any]) -> None:
 
 def _when(at_us: int | None, event_us: int | None = None) -> str:
     if event_us is not None:
-        return to_iso(event_us)
-    return "-" if at_us is None else to_iso(at_us)
+        return second(event_us)
+    return "-" if at_us is None else second(at_us)
 
 
 def _service(view: showing.ServiceView) -> None:
@@ -70,7 +79,7 @@ def _release(view: showing.ReleaseView) -> None:
             "made": f"{_when(view.created_us)} by {view.actor}: {view.reason}",
             "channels": " ".join(f"@{name}" for name in view.channels),
             "gate": view.policy,
-            "waiver": f"{view.waiver.person}: {view.waiver.reason}, until {to_iso(view.waiver.expires_us)}" if view.waiver else "",
+            "waiver": f"{view.waiver.person}: {view.waiver.reason}, until {second(view.waiver.expires_us)}" if view.waiver else "",
             "rejected": f"{view.rejection.actor}: {view.rejection.why}" if view.rejection else "",
         },
     )
@@ -79,8 +88,11 @@ def _release(view: showing.ReleaseView) -> None:
     )
     say_verdicts([row.verdict for row in view.judged])
     if view.compared_with and view.changes:
-        changes = [(c.path, _short(c.before), _short(c.after)) for c in view.changes[:20]]
-        say_table(("what", "before", "after"), changes, title=f"changed since {view.compared_with}")
+        told = sorted((change for change in view.changes if root_of(change) not in _NOT_MADE_OF), key=_component_first)
+        if told:
+            say_table(("what", "before", "after"), change_rows(told[:_MOST]), title=f"changed since {view.compared_with}")
+        if len(told) > _MOST:
+            click.echo(f"and {len(told) - _MOST} more: andon diff {view.compared_with} {view.address}")
 
 
 def _incident(view: showing.IncidentView) -> None:
@@ -109,18 +121,30 @@ def _incident(view: showing.IncidentView) -> None:
 
 def _run(view: showing.RunView) -> None:
     run = view.run
-    missing = [part.name for part in view.completeness if not part.present]
+    code, environment, hardware, seeds = (view.facts.get(part) or {} for part in ("code", "environment", "hardware", "seeds"))
+    packages = f"Python {environment.get('python')} on {environment.get('platform')}, {len(environment.get('requirements') or ())} packages"
+    gpus = "".join(f", {gpu}" for gpu in hardware.get("gpus") or ())
+    memory = f"{hardware.get('memory_bytes', 0) / 2**30:.1f} GiB"
     _facts(
         f"run:{run.id}: {run.name}, {run.status}",
         {
             "experiment": run.experiment,
             "started": f"{_when(run.started_us)} by {run.actor}",
-            "missing": ", ".join(missing),
+            "duration": "" if run.ended_us is None else f"{(run.ended_us - run.started_us) / 1e6:.3g} s",
+            "commit": (code.get("commit") or "none") + (", with uncommitted changes" if code.get("dirty_diff") else "") if code else "",
+            "entry point": code.get("entry_point"),
+            "environment": packages if environment else "",
+            "hardware": f"{hardware.get('cores')} cores of {hardware.get('cpu')}, {memory}{gpus}" if hardware else "",
+            "seeds": ", ".join(f"{library} {seed}" for library, seed in seeds.items()),
             "params": " ".join(f"{key}={value}" for key, value in run.params.items()),
             "inputs": ", ".join(item.address for item in view.inputs),
             "made": ", ".join(edge.child for edge in view.made),
+            "completeness": f"{view.score:.0%}",
         },
     )
+    for part in view.completeness:
+        if not part.present:
+            click.echo(f"    missing: {part.name} ({part.detail})")
     rows = [(s.key, _number(s.value), _number(s.min), _number(s.max), s.count) for s in view.series]
     if rows:
         say_table(("metric", "last", "least", "most", "points"), rows)
@@ -158,9 +182,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _component_first(change: Change) -> int:
+    root = root_of(change)
+    return _COMPONENTS.index(root) if root in _COMPONENTS else len(_COMPONENTS)
 
 
 _PRINTERS: dict[type, Callable[[Any], None]] = {

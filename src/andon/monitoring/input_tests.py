@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from andon.core.clocks import DAY_US, HOUR_US
 from andon.core.verdicts import Status
 from andon.monitoring.laws import CalendarLaw, ClockLaw, absent, broken, encode
 from andon.monitoring.phases import amount, times
@@ -254,14 +255,62 @@ def relation(law: Relation, rows: Frame, alpha: float) -> Finding | None:
     return Finding(law.feature, "relation", status, value, p, message, int(np.isfinite(residual).sum()))
 
 
-def volume(rows: Frame, window_us: tuple[int, int], profile: Profile) -> Finding:
-    """Fewer or more rows than like hours had: the world's doing as much as the pipeline's, so it fails only when most are missing."""
-    steps = np.arange(window_us[0], window_us[1], profile.step, dtype=np.int64)
-    expected = float(np.sum(profile.volume.expect(steps))) if profile.volume.n else 0.0
-    n = len(rows)
+Counts = tuple[tuple[int, int, int], ...]
+"""What a service was asked: (start of a stretch of event time, windows of it that were judged, rows in them), oldest first."""
+ESTABLISHED_US = 7 * DAY_US
+"""Own traffic that like hours need before a count is compared with them; a count can fail only after twice as long."""
+_COUNTED_US = 28 * DAY_US
+"""How far back like hours reach."""
+
+
+def volume(n: int, start_us: int, counts: Counts, policy: Policy, alpha: float) -> Finding | None:
+    """Fewer or more rows than the service's own like hours had; ``None`` before it has served for a week.
+
+    Training says nothing of it: a sample, a backfill or a pooled history has another rate. The world makes a count fall as much as the
+    pipeline does, so it fails only when that is established: after two weeks, below a quarter of every like window, and beyond chance.
+    """
+    if not counts or start_us - counts[0][0] < ESTABLISHED_US:
+        return None
+    like = _like(start_us, counts, policy)
+    rates = [rows / windows for _, windows, rows in like]
+    expected = float(np.median(rates))
     ratio = n / expected if expected > 0 else 1.0
-    status: Status = "fail" if expected >= 4 and ratio < 0.25 else "warn" if expected >= 4 and not 0.75 < ratio < 4 else "pass"
-    return Finding("rows", "volume", status, ratio, 1.0, f"{n:,} came; training had {expected:,.0f} at the same hours", n)
+    windows, rows = sum(one[1] for one in like), sum(one[2] for one in like)
+    p = binomial_tail(rows, n + rows, windows / (windows + 1))  # how the rows would fall to this window and to those, were all alike
+    lost = len(like) >= 2 and start_us - counts[0][0] >= 2 * ESTABLISHED_US and n < 0.25 * min(rates) and p <= alpha
+    status: Status = "fail" if lost else "warn" if expected >= 4 and not 0.75 < ratio < 4 else "pass"
+    return Finding("rows", "volume", status, ratio, 1.0, f"{n:,} came; the service had {expected:,.0f} at like hours", n)
+
+
+def _like(start_us: int, counts: Counts, policy: Policy) -> Counts:
+    """The same hours of the season; where windows do not fall on them, of the day; else all."""
+    slot = _slot(start_us, policy)
+    for period in (policy.period_us, DAY_US, 1):
+        if found := tuple(one for one in counts if (slot - one[0]) % period == 0):
+            return found
+    return counts
+
+
+def _slot(start_us: int, policy: Policy) -> int:
+    return start_us if policy.window_us >= HOUR_US else start_us // HOUR_US * HOUR_US
+
+
+def recent(start_us: int, counts: Counts, policy: Policy) -> Counts:
+    """The counts of the four weeks before a window."""
+    return tuple(one for one in counts if one[0] >= _slot(start_us, policy) - _COUNTED_US)
+
+
+def counted(n: int, start_us: int, counts: Counts, policy: Policy) -> Counts:
+    """The counts with one more window; windows shorter than an hour are kept by the hour, and what is older than four weeks is dropped.
+
+    >>> counted(3, HOUR_US, counted(5, 0, (), Policy(window_us=HOUR_US // 2)), Policy(window_us=HOUR_US // 2))
+    ((0, 1, 5), (3600000000, 1, 3))
+    """
+    slot = _slot(start_us, policy)
+    kept = recent(start_us, counts, policy)
+    if kept and kept[-1][0] == slot:
+        return (*kept[:-1], (slot, kept[-1][1] + 1, kept[-1][2] + n))
+    return (*kept, (slot, 1, n))
 
 
 def staleness(rows: Frame, profile: Profile, policy: Policy, alpha: float) -> Finding | None:

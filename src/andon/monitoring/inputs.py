@@ -38,11 +38,14 @@ _PATIENCE = 28
 
 
 class InputsState(msgspec.Struct, frozen=True):
-    """Carried from window to window; serialisable. Start with ``InputsState()``: it begins from the training snapshot's last week."""
+    """Carried from window to window; serialisable. Start with ``InputsState()``: it begins from the training snapshot's last week
+    (but for the volume: how many rows come is known from the service's own weeks alone)."""
 
     levels: dict[str, tuple[float, ...]] = {}
     held: dict[str, tuple[float, ...]] = {}
     offences: dict[str, tuple[int, ...]] = {}
+    counts: tests.Counts = ()
+    """Rows of the windows of the last four weeks that lost none: what the service's own like hours are."""
     judged_until_us: int = 0
 
 
@@ -65,13 +68,13 @@ def judge_inputs(
     start, end = window_us
     past = served.between(min(start, int(served.event_us[0]) if len(served) else start), end)
     rows = past.between(start, end)
-    counted = tests.volume(rows, window_us, profile)
+    alpha = policy.row_alpha(rare_tests(profile))
+    volume, counts = _volume(len(rows), state, window_us, policy, alpha, subject)
     if len(rows) < max(1, policy.min_rows):
         why = f"{count(len(rows), 'row')} in this window; {max(1, policy.min_rows)} are needed"
         silent = tuple(_undecided(name, subject, window_us, why, len(rows)) for name in CHECKS if name != "volume")
-        return (_verdict("volume", [counted], subject, window_us, 0.25), *silent), msgspec.structs.replace(state, judged_until_us=end)
-    alpha = policy.row_alpha(rare_tests(profile))
-    found = [counted, _repeats(rows, profile)]
+        return (volume, *silent), msgspec.structs.replace(state, counts=counts, judged_until_us=end)
+    found = [_repeats(rows, profile)]
     late = tests.staleness(rows, profile, policy, alpha)
     found += [late] if late is not None else []
     levels, held, offences = dict(state.levels), dict(state.held), dict(state.offences)
@@ -79,12 +82,29 @@ def judge_inputs(
         some = _judge_feature(name, profile, past, rows, start, alpha, policy, (levels, held, offences))
         found += some
     found = _blame(found, profile)
-    verdicts = tuple(
-        _verdict(name, chosen, subject, window_us, alpha if name in ("frozen", "jump", "spread", "relation") else SHARE)
-        for name in CHECKS
-        if (chosen := [one for one in found if one.test == name])
+    verdicts = (
+        volume,
+        *(
+            _verdict(name, chosen, subject, window_us, alpha if name in ("frozen", "jump", "spread", "relation") else SHARE)
+            for name in CHECKS
+            if (chosen := [one for one in found if one.test == name])
+        ),
     )
-    return verdicts, InputsState(levels, held, offences, end)
+    return verdicts, InputsState(levels, held, offences, counts, end)
+
+
+def _volume(
+    n: int, state: InputsState, window_us: tuple[int, int], policy: Policy, alpha: float, subject: str
+) -> tuple[Verdict, tests.Counts]:
+    """A window that lost its rows must not become what is usual; after four weeks of it nothing is known any more, and it begins anew."""
+    start, _ = window_us
+    after = tests.counted(n, start, state.counts, policy)
+    known = tests.recent(start, state.counts, policy)
+    finding = tests.volume(n, start, known, policy, alpha)
+    if finding is None:
+        seen = sum(windows for _, windows, _ in state.counts)
+        return _undecided("volume", subject, window_us, f"{count(seen, 'window')} seen; a week is needed", n), after
+    return _verdict("volume", [finding], subject, window_us, 0.25), known if finding.status == "fail" else after
 
 
 def _judge_feature(

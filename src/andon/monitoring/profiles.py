@@ -78,8 +78,6 @@ class Profile:
     calendar_laws: Mapping[str, CalendarLaw]
     calendar: tuple[str, ...]
     relations: Mapping[str, Relation]
-    volume: LikeHours
-    volume_per_day: float
     duplicate_share: float
     age_us: Tail
     age_limit_us: float | None
@@ -157,8 +155,6 @@ def profile(training: Frame) -> Profile:
         calendar_laws={name: ruled for name in calendar if (ruled := find_calendar_law(name, calendar, seen)) is not None},
         calendar=calendar,
         relations=relations,
-        volume=_volume(training, step),
-        volume_per_day=len(training) / len(seen.days) if len(seen.days) else 0.0,
         duplicate_share=float(np.mean(duplicates(training))) if len(training) else 0.0,
         age_us=fit_tail(daily_ages),
         age_limit_us=float(np.quantile(ages, 0.99)) if len(ages) else None,
@@ -342,14 +338,3 @@ def _repeated(columns: list[Array]) -> Bools:
     repeats = np.ones(len(columns[0]), dtype=bool)
     repeats[distinct(columns)[0]] = False
     return repeats
-
-
-def _volume(training: Frame, step: int) -> LikeHours:
-    """Rows per step at like hours, empty steps counted."""
-    if not len(training):
-        return LikeHours(training.event_us, np.zeros(0), step=step)
-    first, last = int(training.event_us[0] // step), int(training.event_us[-1] // step)
-    if last - first > 2_000_000:
-        return LikeHours(training.event_us[:0], np.zeros(0), step=step)
-    counts = np.bincount((training.event_us // step - first).astype(np.int64), minlength=last - first + 1)
-    return LikeHours(np.arange(first, last + 1, dtype=np.int64) * step, counts.astype(np.float64), step=step)

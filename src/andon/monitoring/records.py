@@ -190,6 +190,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Labels a window needs to be scored, rows; fewer give ``undecided``."""
     min_rows: int = 8
     """Rows a window needs for its inputs to be judged, rows."""
+    late_us: int = 7 * DAY_US
+    """How long before its arrival a row's event may lie, microseconds, to count for when a service began. It matters only where the first
+    deploy has no event time: there, an older row that is also older than the deploy is late data and opens no window."""
     data_false_alarms_per_year: float = 1.0
     """Data-quality false alarms a year that one service may expect, over all features, tests and windows together (Bonferroni)."""
     drift_effect: float = 0.5
@@ -210,6 +213,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             or not 0 < self.rollback_ratio < 1
             or self.harm_ratio < 1
             or self.label_delay_us < 0
+            or self.late_us < 0
         ):
             raise InvalidInput(
                 "alpha and rollback_ratio lie between 0 and 1, harm_ratio is at least 1, a delay is not negative", field="policy"

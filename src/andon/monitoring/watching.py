@@ -3,7 +3,8 @@
 A window is judged once a request with a later event time has been answered: its inputs at once, the quality of the newest window whose
 labels are due (``Policy.label_delay_us`` later) at the same moment. A label counts if it was known by then, so the same events always give
 the same verdicts, whatever the wall clock. A row that comes after its window was judged changes no verdict; it counts where later windows
-look back. Of a long silence the first windows are judged, until nothing of it is left to judge; the rest is passed over in one step.
+look back. The first window is that of the launch: what was late even then opens none. Of a long silence the first windows are judged,
+until nothing of it is left to judge; the rest is passed over in one step.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Watcher:
     def judge_next(self, store: Store, service: str, state: WatchState) -> Judged | None:
         """Judge the next window that is due, or None when none is. Writes nothing."""
         policy = policy_of(store, service)
-        first = first_us(store, service) if state.next_us is None else None
+        first = _first_us(store, service, policy) if state.next_us is None else None
         if state.next_us is None:
             if first is None:
                 return None
@@ -104,7 +105,12 @@ class Watcher:
             return Judged(at_us=resumed, release="", verdicts=(), state=moved_on, policy=policy, passed_over=why)
         judged = self._judge(store, service, state, (start, end), policy, seen)
         if first is not None and first > start:
-            judged = msgspec.structs.replace(judged, verdicts=tuple(_unless_counted(verdict, first) for verdict in judged.verdicts))
+            inputs = msgspec.structs.replace(judged.state.inputs, counts=())  # a part of a window is no count of one
+            judged = msgspec.structs.replace(
+                judged,
+                verdicts=tuple(_unless_counted(verdict, first) for verdict in judged.verdicts),
+                state=msgspec.structs.replace(judged.state, inputs=inputs),
+            )
         return judged
 
     def _judge(self, store: Store, service: str, state: WatchState, window: tuple[int, int], policy: Policy, seen: Reach) -> Judged:
@@ -178,6 +184,20 @@ def _unless_counted(verdict: Verdict, first_us: int) -> Verdict:
         return verdict
     why = f"the first request came at {to_iso(first_us)}; a whole window is needed"
     return msgspec.structs.replace(verdict, status="undecided", message=why, slices=())
+
+
+def _first_us(store: Store, service: str, policy: Policy) -> int | None:
+    """The first request since the service began, which says where its windows begin.
+
+    It began with its first deploy, in that deploy's event time. If nobody gave one, the service lives in wall time: a request that names
+    an event long before it arrived, and before the deploy, is late data and opens no window.
+    """
+    launch = next((turn for turn in releases.turns(store, service) if turn.channel == releases.PRODUCTION), None)
+    if launch is None:
+        return first_us(store, service)
+    if launch.event_us is not None:
+        return first_us(store, service, since_us=launch.event_us // policy.window_us * policy.window_us)
+    return first_us(store, service, late_us=policy.late_us, launched_us=launch.at_us, replay_rows=max(2, policy.min_rows))
 
 
 def _live(store: Store, service: str, end_us: int, arrived_us: int | None) -> str | None:

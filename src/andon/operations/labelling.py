@@ -29,15 +29,17 @@ def labels(
 
     ``event_time`` is when the label became known, in the data's own time (default: now). A later one corrects an earlier one from then on:
     what was judged before stays as it was said. Labels of requests that were never answered are kept and match nothing. Raises
-    ``InvalidInput`` naming the first bad one; none is kept then.
+    ``NotFound`` when there is no such service, and ``InvalidInput`` naming the first bad label; none is kept then.
     """
-    name = Address.parse(service, kind="service").name
+    store = store or current_store()
+    name = _service(store, service)
     read = [read_label(item, position) for position, item in enumerate(items)]
-    return record_labels(store or current_store(), name, read, actor=actor or current_actor())
+    return record_labels(store, name, read, actor=actor or current_actor())
 
 
 def labels_from_lines(service: str | Address, lines: Iterable[bytes], *, store: Store, actor: Actor | None = None) -> int:
     """Record labels from JSON lines, ten thousand at a time; what came before a bad line is kept, and the error says which line."""
+    _service(store, service)
     count, pending = 0, list[dict[str, Any]]()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -60,9 +62,22 @@ def read_label(item: Mapping[str, Any], position: int) -> Label:
     for name, kinds in (("request_id", (str,)), ("label", (int, float, bool, str))):
         if not isinstance(item.get(name), kinds):
             raise InvalidInput(f"a label needs {name}", field=f"labels[{position}].{name}", got=repr(item.get(name))[:40])
+    asked = item["request_id"]
+    if not 0 < len(asked) <= 200 or not asked.isascii() or not asked.isprintable() or " " in asked:  # as serving has them
+        told = "a request id is 1 to 200 printable ASCII characters without spaces"
+        raise InvalidInput(told, field=f"labels[{position}].request_id", got=repr(asked)[:40])
     row = item.get("row", 0)
     if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < 2**31:
         raise InvalidInput("a row is a whole number from 0", field=f"labels[{position}].row", got=repr(row)[:40])
     when = item.get("event_time")
     event_us = None if when is None else to_us(when, field=f"labels[{position}].event_time")
-    return Label(request_id=item["request_id"], label=item["label"], row=row, event_us=event_us)
+    return Label(request_id=asked, label=item["label"], row=row, event_us=event_us)
+
+
+def _service(store: Store, service: str | Address) -> str:
+    """The service's name. Raises ``NotFound`` with close names: labels of a service that is not there would match nothing, ever."""
+    from andon.operations.showing.services import check_service
+
+    name = Address.parse(service, kind="service").name
+    check_service(store, name)
+    return name

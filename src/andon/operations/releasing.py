@@ -167,9 +167,9 @@ def read_examples(
     columns = {name: column_of(table, name)[order] for name in table.column_names if name not in (label, event_time, baseline)}
     return Examples(
         columns=columns,
-        label=column_of(table, label).astype(float)[order],
+        label=_numbers(table, label, "label")[order],
         event_us=event_us[order],
-        baseline=None if baseline is None else column_of(table, baseline).astype(float)[order],
+        baseline=None if baseline is None else _numbers(table, baseline, "baseline")[order],
         baseline_name=baseline or "",
         training=_training(store, training),
     )
@@ -182,6 +182,18 @@ def _training(store: Store, names: Sequence[str]) -> dict[str, Any]:
         return {}
     table = datasets.read(store, names[0]).table()
     return {name: column_of(table, name) for name in table.column_names}
+
+
+def _numbers(table: pa.Table, name: str, field: str) -> Any:
+    """A label or baseline column as float64. Raises ``InvalidInput`` for a column of anything but numbers."""
+    import pyarrow.types as t
+
+    kind = table[name].type
+    value = kind.value_type if t.is_dictionary(kind) else kind
+    if not (t.is_boolean(value) or t.is_integer(value) or t.is_floating(value) or t.is_decimal(value) or t.is_null(value)):
+        what = "labels must be" if field == "label" else "a baseline's predictions must be"
+        raise InvalidInput(f"{what} numbers (0/1 for classes); the column {name!r} is {kind}", field=field, got=str(kind))
+    return column_of(table, name).astype(float)
 
 
 def _instants(table: pa.Table, name: str) -> Any:

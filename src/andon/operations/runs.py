@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from andon.core.actors import Actor, current_actor
 from andon.operations.session import current_store
 from andon.store import Store
 
 if TYPE_CHECKING:
     from andon.tracking import Run
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """How a tracked command ended: its run's address, its exit code, and what kept it from ending by itself (not found, a signal)."""
+
+    address: str
+    exit_code: int
+    problem: str
 
 
 def run(
@@ -36,9 +46,14 @@ def run(
 
 def run_command(
     command: Sequence[str], *, experiment: str = "default", name: str = "", store: Store | None = None, actor: Actor | None = None
-) -> int:
-    """Run a program as a tracked run, wait for it, and return its exit code."""
+) -> Ran:
+    """Run a program as a tracked run, and wait for it."""
     from andon import tracking
+    from andon.store import streams
 
-    result = tracking.run_command(store or current_store(), command, actor=actor or current_actor(), experiment=experiment, name=name)
-    return result.exit_code
+    store = store or current_store()
+    result = tracking.run_command(store, command, actor=actor or current_actor(), experiment=experiment, name=name)
+    address = f"run:{result.run.id}"
+    with store.ledger.read() as connection:
+        said = streams.read(connection, address)
+    return Ran(address=address, exit_code=result.exit_code, problem=next((str(e.body["error"]) for e in said if "error" in e.body), ""))

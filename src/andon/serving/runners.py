@@ -2,13 +2,18 @@
 
 A runner takes and returns *columns*: ``dict[str, numpy.ndarray]``, each with one entry for each of ``n`` rows (a second dimension is a
 vector per row). Errors: ``ModelFailed`` when the model or the release's code raised, ``RunnerDied`` when the process that ran it ended.
+
+A request's error goes to a stranger: it has the exception's type and the last line of its message, no traceback and no folder of this
+machine. The whole traceback is in the replica's log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import re
 import socket
 import subprocess
 import time
@@ -28,10 +33,12 @@ if TYPE_CHECKING:
 
     Columns = dict[str, np.ndarray[Any, Any]]
 
+log = logging.getLogger("andon.serving")
 INLINE_S = 0.000_5
 """A batch that is expected to take no longer runs on the event loop itself: a thread would cost more than it frees."""
 RESTART_DELAYS_S = (0.0, 0.2, 1.0, 5.0, 15.0)
 LOG_TAIL_BYTES = 4_000
+_FOLDERS = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)(?:[^\s'\"/\\:,;()<>]+[/\\])+")
 
 
 class RunnerDied(Unavailable):
@@ -103,7 +110,8 @@ class InProcessRunner:
         try:
             outputs = self._predict(columns, n)
         except Exception as error:  # whatever the model raised is this request's error, never the front's
-            raise ModelFailed(f"the model failed: {type(error).__name__}: {error}"[:1500]) from error
+            log.warning("the model failed", exc_info=error)
+            raise ModelFailed(f"the model failed: {said_in_public(f'{type(error).__name__}: {error}')}") from error
         self._cost.learn(n, time.perf_counter() - started)
         return outputs
 
@@ -244,7 +252,8 @@ class ChildRunner:
                 await self._end(wire)
                 raise ModelFailed(f"a batch of {n} rows took longer than {self._spec.batch_timeout_s:g} s; its process was ended") from None
             if not reply["ok"]:
-                raise ModelFailed(f"the release's code failed: {reply['error']}", traceback=reply["traceback"])
+                log.warning("the release's code failed (all of it in %s)\n%s", self._spec.log, reply["traceback"])
+                raise ModelFailed(f"the release's code failed: {said_in_public(reply['error'])}")
             self._deaths = 0
             return child.unpack(reply["columns"], body)
 
@@ -272,7 +281,8 @@ class ChildRunner:
             assert restart is not None
             done, _ = await asyncio.wait((restart,), timeout=self._spec.restart_wait_s)
             if not done or self._wire is None or self._wire.lost.done():
-                raise Unavailable("the process that runs this release ended and has not come back yet", log=self.log_tail())
+                log.warning("the process that runs this release has not come back yet (%s)\n%s", self._spec.log, self.log_tail())
+                raise Unavailable("the process that runs this release ended and has not come back yet")
         return self._wire
 
     def _on_lost(self, _: object) -> None:
@@ -348,6 +358,17 @@ class _Wire(asyncio.Protocol):
             self._answer.set_exception(RunnerDied())
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def said_in_public(error: str) -> str:
+    """``Type: message`` for whoever sent the request: the message's last line, with the folders of paths left out.
+
+    >>> said_in_public("ValueError: Traceback …\\n  no such file: '/srv/home/model.bin'")
+    "ValueError: no such file: '…/model.bin'"
+    """
+    kind, _, message = error.partition(": ")
+    lines = message.strip().splitlines()
+    return f"{kind}: {_FOLDERS.sub('…/', lines[-1].strip())}"[:1500] if lines else kind.strip()[:1500]
 
 
 def _spawn(spec: ChildSpec, theirs: socket.socket) -> subprocess.Popen[bytes]:

@@ -47,13 +47,35 @@ def reach(store: Store, service: str, since_us: int, end_us: int, *, channel: st
     return Reach(found["n"], found["arrived"], found["next"])
 
 
-def first_us(store: Store, service: str, *, channel: str = "production") -> int | None:
-    """The earliest event time that a channel has answered."""
+def first_us(
+    store: Store,
+    service: str,
+    *,
+    channel: str = "production",
+    since_us: int = 0,
+    late_us: int | None = None,
+    launched_us: int = 0,
+    replay_rows: int = 8,
+) -> int | None:
+    """The earliest event time from ``since_us`` on that a channel has answered, late rows aside.
+
+    With ``late_us``, a row is late when its event lies more than that before its arrival, and before ``launched_us`` (wall time). If all
+    rows are late, and there are at least ``replay_rows`` of them, then this is a replay of the past, and they count.
+    """
     if not _has_rows(store, service):
         return None
-    sql = f'select min(epoch_us(event_time)) as first from "{predictions_table(service)}" where channel = ? and {_CREDIBLE}'
-    found: int | None = store.tables.query(sql, [channel]).to_pylist()[0]["first"]
-    return found
+    most_us = 2**62 if late_us is None else late_us  # no row's delay is above that
+    sql = f"""
+        select min(event_us) filter (not is_late) as first, min(event_us) filter (is_late) as oldest, count(*) filter (is_late) as n
+        from (
+          select epoch_us(event_time) as event_us,
+            epoch_us(event_time) < ? and epoch_us(arrival_time) - epoch_us(event_time) > ? as is_late
+          from "{predictions_table(service)}" where channel = ? and event_time >= make_timestamptz(?) and {_CREDIBLE}
+        )
+    """
+    found = store.tables.query(sql, [launched_us, most_us, channel, since_us], start_us=since_us).to_pylist()[0]
+    first: int | None = found["first"]
+    return found["oldest"] if first is None and found["n"] >= replay_rows else first
 
 
 def served_rows(

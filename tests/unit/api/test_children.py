@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from andon.api.children import MARK, Children
+from andon.api.children import MARK, PARENT, Children, process_mark
 from andon.core.settings import Settings
 from andon.store import Store
 from andon.store import schema as s
@@ -77,10 +77,14 @@ def test_one_that_dies_is_restarted_not_at_once(served: tuple[Store, Settings]) 
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc to know its own children")
-@pytest.mark.parametrize("ours", [True, False], ids=["left by a crashed andon up", "started by a person"])
-def test_what_answers_already_is_not_started_again(served: tuple[Store, Settings], ours: bool) -> None:
+@pytest.mark.parametrize("whose", ["a crashed andon up", "another with its number", "a living andon up", "a person"])
+def test_what_answers_already_is_not_started_again(served: tuple[Store, Settings], whose: str) -> None:
     store, settings = served
-    mark = {MARK: settings.home} if ours else {}
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    parent = {"a crashed andon up": f"{dead.pid}:1", "another with its number": f"{os.getpid()}:1"}.get(whose, process_mark(os.getpid()))
+    mark = {MARK: settings.home, PARENT: parent} if whose != "a person" else {}
+    ours = parent != process_mark(os.getpid())
     orphan = subprocess.Popen([sys.executable, "-c", SLEEPER], env=os.environ | mark, stdout=subprocess.PIPE)
     assert orphan.stdout is not None
     orphan.stdout.readline()
@@ -101,7 +105,7 @@ def test_what_answers_already_is_not_started_again(served: tuple[Store, Settings
     children.look()
     child = children._children["bikes"]
     assert child.process is None
-    assert child.adopted == (orphan.pid if ours else None)
+    assert child.adopted == (orphan.pid if whose != "a person" else None)
     children.stop()
     if ours:
         assert orphan.wait(10) == 0

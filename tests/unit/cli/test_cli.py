@@ -150,6 +150,7 @@ def test_gc_says_what_it_would_free(capsys: pytest.CaptureFixture[str], home: Pa
         (["lss"], USAGE, "Did you mean ls"),
         (["ls", "thing"], 65, "there is no kind"),
         (["label", "bikes", "/no/such/file"], USAGE, "No such file"),
+        (["policy", "gate/x", "/no/such/file.toml"], 66, "there is no such file"),
     ],
 )
 def test_wrong_use_says_what_to_do(capsys: pytest.CaptureFixture[str], home: Path, arguments: list[str], status: int, said: str) -> None:
@@ -175,3 +176,134 @@ def test_labels_from_a_file(capsys: pytest.CaptureFixture[str], home: Path, tmp_
     assert "labels[1].label" in err
     with open_store(home) as store:
         assert store.tables.query('select count(*) as n from "labels/bikes"').to_pylist() == [{"n": 2}]
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`andon ls` meets an exception that nobody expected."""
+
+    def breaks(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("division by zero\nin two lines")
+
+    monkeypatch.setattr(registry, "entries", breaks)
+    monkeypatch.delenv("ANDON_TRACEBACK", raising=False)
+
+
+def test_an_unexpected_exception_is_one_clear_line(capsys: pytest.CaptureFixture[str], home: Path, broken: None) -> None:
+    status, out, err = run(capsys, home, "ls")
+    assert (status, out) == (70, "")
+    assert err.splitlines() == [
+        "andon: internal error: ZeroDivisionError: division by zero",
+        "  next: please report it; run again with ANDON_TRACEBACK=1 for the traceback",
+    ]
+    status, out, err = run(capsys, home, "ls", "--json")
+    assert (status, out) == (70, "")
+    assert json.loads(err)["error"]["code"] == "internal"
+
+
+def test_the_traceback_comes_when_asked_for(
+    capsys: pytest.CaptureFixture[str], home: Path, broken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANDON_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(capsys, home, "ls")
+
+
+def test_what_changed_leaves_out_what_always_differs(
+    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from andon.cli import rendering
+
+    monkeypatch.setattr(rendering, "_MOST", 1)
+    _, out, _ = run(capsys, home, "show", "release:bikes@2")
+    told = out.partition("changed since release:bikes@1")[2]
+    assert told.split("after", 1)[1].split()[1].startswith("model.")
+    assert not {"scored", "verdicts["} & set(told.split())
+    assert "more: andon diff release:bikes@1 release:bikes@2" in told
+
+
+def test_diff_folds_the_example(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [
+        registry.Change("example[0].temp", 1, 2),
+        registry.Change("example[1].temp", 1, 2),
+        registry.Change("model.digest", "a", "b"),
+    ]
+    monkeypatch.setattr(registry, "diff", lambda *_: changes)
+    _, out, _ = run(capsys, home, "diff", "release:bikes@1", "release:bikes@2")
+    assert "example: 2 values differ" in out
+    assert "example[" not in out
+    assert len(run_json(capsys, home, "diff", "release:bikes@1", "release:bikes@2")) == 3
+
+
+def test_a_run_says_its_address_and_show_says_what_was_captured(capfd: pytest.CaptureFixture[str], home: Path) -> None:
+    assert invoke(["run", "--home", str(home), "--", "true", "--json"]) == 0
+    address = capfd.readouterr().err.split()[-1]
+    assert address.startswith("run:")
+    assert invoke(["show", address, "--home", str(home)]) == 0
+    shown = capfd.readouterr().out
+    for part in (
+        "commit",
+        "entry point",
+        "environment",
+        " packages",
+        "hardware",
+        "duration",
+        "completeness",
+        "missing: seeds (call andon.seed",
+    ):
+        assert part in shown, part
+
+
+def test_a_command_that_is_not_there_is_said_to_be(capfd: pytest.CaptureFixture[str], home: Path) -> None:
+    assert invoke(["run", "--home", str(home), "--", "/no/such/program"]) == 127
+    err = capfd.readouterr().err.splitlines()
+    assert err[-2] == "andon: /no/such/program: not found"
+    assert err[-1].startswith("run:")
+
+
+def test_an_undecided_release_says_that_nothing_judged_it(
+    capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from andon.core.addresses import Address
+    from andon.core.verdicts import Answer
+    from andon.operations import releasing
+    from andon.releases import Made
+
+    with open_store(home) as store:
+        manifest = assemble(store, "bikes", model="model:bikes@1", environment=LOCK)
+    made = Made(address=Address.parse("release:bikes@4"), digest="b3:0", manifest=manifest, answer=Answer.UNDECIDED, judged=())
+    monkeypatch.setattr(releasing, "release", lambda *_, **__: made)
+    status, out, _ = run(capsys, home, "release", "bikes", "--model", "model:bikes@1")
+    assert status == 2
+    assert "there were no evaluation examples to judge it on" in out
+    assert "--evaluation" in out
+
+
+def test_an_alias_that_is_there_already(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    arguments = ("alias", "model:bikes@stable", "model:bikes@2")
+    assert "nothing -> model:bikes@2" in run(capsys, home, *arguments)[1]
+    assert run(capsys, home, *arguments)[1] == "model:bikes@stable: already model:bikes@2\n"
+
+
+def test_history_tells_both_times(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert "recorded" not in run(capsys, home, "history", "service:bikes")[1]
+    run(capsys, home, "deploy", "release:bikes@2", "--event-time", "2011-08-01T00:00:00Z")
+    _, out, _ = run(capsys, home, "history", "service:bikes")
+    assert "recorded" in out
+    assert "2011-08-01T00:00:00Z" in out
+    for nowhere in ("service:nope", "incident:nope-1"):
+        assert run(capsys, home, "history", nowhere)[0] == 66
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_addresses_stay_whole_at_any_width(capsys: pytest.CaptureFixture[str], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from andon.cli import output
+
+    monkeypatch.setattr(output, "console", lambda: Console(highlight=False, width=width))
+    address = "dataset:bikes-training@3"
+    output.say_table(("made", "from", "why"), [(address, "run:01M81Q8QGZD391300SJ8TSV2C6", "a long story " * 9)], title="lineage")
+    out = capsys.readouterr().out
+    assert address in out
+    assert "run:01M81Q8QGZD391300SJ8TSV2C6" in out

@@ -136,3 +136,28 @@ def test_drift_is_a_digest(bikes: Frame) -> None:
     verdict = judge_drift(profile(training), training, dict.fromkeys(NAMES, 1.0), bikes, window, subject="s", policy=POLICY)
     assert verdict.status == "warn"
     assert {row[0] for row in verdict.evidence[0].rows[:2]} == {"temp", "atemp"}
+
+
+def test_hours_that_are_missing_are_noticed_by_the_services_own_weeks(bikes: Frame) -> None:
+    """2012-10-29, the hurricane: one hour of the day is there."""
+    found = [verdict for verdict in judged(bikes, "2012-10-29", days=2) if verdict.check == "inputs/volume"]
+    assert [verdict.status for verdict in found] == ["fail", "warn"]
+    assert found[0].n == 1
+
+
+@pytest.mark.parametrize("window_us", [HOUR_US // 4, HOUR_US, DAY_US, 36 * HOUR_US])
+def test_volume_is_judged_on_windows_of_any_length_and_its_state_stays_small(bikes: Frame, window_us: int) -> None:
+    policy = Policy(window_us=window_us)
+    known = profile(bikes.between(to_us("2011-01-16"), to_us("2011-02-01")))
+    state, seen = InputsState(), []
+    first = to_us("2012-01-02") // window_us * window_us
+    nothing = frame([], {})
+    for at in range(first, first + 21 * DAY_US, window_us):
+        rows = frame(at + np.arange(window_us // HOUR_US * 40 or 10), {})  # ten a quarter
+        lost = at >= first + 20 * DAY_US
+        verdicts, state = judge_inputs(known, state, nothing if lost else rows, (at, at + window_us), subject="s", policy=policy)
+        seen.append((at - first, next(one.status for one in verdicts if one.check == "inputs/volume")))
+    assert {status for at, status in seen if at < 7 * DAY_US} == {"undecided"}
+    assert {status for at, status in seen if 7 * DAY_US <= at < 20 * DAY_US} == {"pass"}
+    assert {status for at, status in seen if at >= 20 * DAY_US} <= {"fail", "warn"}
+    assert len(state.counts) <= 28 * 24

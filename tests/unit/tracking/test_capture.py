@@ -69,6 +69,44 @@ def test_what_is_too_large_or_binary_is_named_not_kept(repository):
     assert "huge.txt" in captured.missing[0]
 
 
+def test_what_looks_like_a_secret_is_named_never_read(repository):
+    names = (
+        ".env",
+        ".env.local",
+        "prod.env",
+        "tls.pem",
+        "tls.KEY",
+        "id_rsa_old",
+        "my-secrets.yaml",
+        "aws_credentials",
+        ".netrc",
+        ".pypirc",
+    )
+    (repository / "deploy").mkdir()
+    for name in names:
+        (repository / "deploy" / name).write_text("hunter2\n")
+        captured = begin_code(repository).finish()
+        assert captured.diff is None, name
+        assert captured.missing == (f"untracked and not captured (the name looks like a secret): deploy/{name}",)
+        (repository / "deploy" / name).unlink()
+    (repository / "environment.py").write_text("keys = 1\n")  # near misses are code
+    (repository / "monkey.py").write_text("keys = 1\n")
+    captured = begin_code(repository).finish()
+    assert captured.missing == ()
+    assert captured.diff is not None
+    assert captured.diff.count(b"keys = 1") == 2
+
+
+def test_what_is_in_git_is_captured_whatever_its_name(repository):
+    (repository / ".env.example").write_text("A=\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "an example")
+    (repository / ".env.example").write_text("A=1\n")
+    captured = begin_code(repository).finish()
+    assert captured.missing == ()
+    assert b"+A=1" in (captured.diff or b"")
+
+
 @pytest.mark.parametrize("state", ["none", "empty", "no git"])
 def test_no_commit_is_said_and_fails_nothing(tmp_path, monkeypatch, state):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))

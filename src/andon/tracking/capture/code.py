@@ -1,5 +1,7 @@
 """The code that runs: commit, branch, remote, and the difference from the commit with untracked text files included.
 
+An untracked file whose name says that it holds a secret (``.env``, a key, credentials) is named, never read: run records are shared.
+
 Git runs as child processes started together (``begin_code``) and collected later (``CodeCapture.finish``), so that the rest of the capture
 overlaps with them. No hook, pager, external diff or file-system monitor of the repository is run.
 """
@@ -13,7 +15,8 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -26,6 +29,8 @@ MAX_DIFF_BYTES = 16 * 1024 * 1024
 MAX_UNTRACKED_FILE_BYTES = 256 * 1024
 MAX_UNTRACKED_FILES = 200
 _SECRET = re.compile(r"(?i)(pass(word|wd)?|secret|token|api[-_]?key|credential)")
+SECRET_FILES = (".env", ".env.*", "*.env", "*.pem", "*.key", "id_rsa*", "*secret*", "*credential*", ".netrc", ".pypirc")
+"""Names, of an untracked file or of a folder above it, that are taken to hold secrets. Case does not count."""
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "head": ("rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD"),
     "diff": ("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color"),
@@ -104,11 +109,11 @@ class CodeCapture:
             missing.append("git diff failed")
             patch = b""
         names = [name for name in answers.get("untracked", b"").decode(errors="surrogateescape").split("\0") if name]
-        added, skipped = self._untracked(root, names)
-        if skipped:
-            missing.append(
-                f"untracked and not captured (binary, large or many): {', '.join(skipped[:5])}" + (" …" if len(skipped) > 5 else "")
-            )
+        secret = [name for name in names if looks_secret(name) and not self._is_ours(root / name)]
+        added, skipped = self._untracked(root, [name for name in names if not looks_secret(name)])
+        for why, left_out in (("binary, large or many", skipped), ("the name looks like a secret", secret)):
+            if left_out:
+                missing.append(f"untracked and not captured ({why}): {', '.join(left_out[:5])}" + (" …" if len(left_out) > 5 else ""))
         patch += added
         if len(patch) > MAX_DIFF_BYTES:
             missing.append(f"the difference from the commit is {len(patch)} bytes; at most {MAX_DIFF_BYTES} are kept")
@@ -153,6 +158,15 @@ def keep_diff(blobs: Blobs, captured: CapturedCode) -> Code:
     if captured.diff is None:
         return captured.code
     return msgspec.structs.replace(captured.code, dirty_diff=blobs.put(captured.diff))
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a file in a repository has a name that says it holds secrets.
+
+    >>> looks_secret("deploy/.env.local"), looks_secret("Secrets/db.txt"), looks_secret("environment.py")
+    (True, True, False)
+    """
+    return any(fnmatchcase(part.lower(), pattern) for part in PurePosixPath(name).parts for pattern in SECRET_FILES)
 
 
 def redacted(argv: list[str]) -> tuple[str, ...]:
