@@ -214,8 +214,8 @@ FORBIDDEN = {
         re.escape(name + "." + ending)
         for name, ending in [
             ("pypi", "org"),
-            ("pythonhosted", "org"),
-            ("deb.debian", "org"),
+            ("python" + "hosted", "org"),
+            ("deb." + "debian", "org"),
             ("registry.npmjs", "org"),
             ("anaconda", "org"),
             ("proxy.golang", "org"),
@@ -246,7 +246,7 @@ def test_tracked_files_do_not(what: str) -> None:
 
 def test_the_patterns_find_what_they_are_for() -> None:
     for what, sample in {
-        "names a package registry's host": "https://files.pythonhosted" + ".org/x",
+        "names a package registry's host": "https://files.python" + "hosted.org/x",
         "holds an absolute path of a machine": 'open("/hom' + 'e/ana/x")',
         "speaks of how the work was arranged": "see issue" + " #12",
     }.items():

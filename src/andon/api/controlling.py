@@ -106,7 +106,7 @@ class Controllers:
             try:
                 busy |= bool(controller.tick(self._store))
                 self._failed.pop(controller.name, None)
-            except Exception as error:
+            except Exception as error:  # one controller's defect must not stop the others; it is logged and tried again
                 said = f"{type(error).__name__}: {error}"
                 if self._failed.get(controller.name) != said:  # once per new complaint, not once a second
                     log.warning("controller %s: %s", controller.name, said, exc_info=not isinstance(error, AndonError))

@@ -128,7 +128,7 @@ class ServingApp:
             await self._send(send, 405, _encode(body), [JSON, (b"allow", error.allowed.encode())])
         except AndonError as error:
             await self._refuse(send, error)
-        except Exception as error:
+        except Exception as error:  # a defect becomes a 500 in our envelope, and its traceback goes to the log
             log.exception("a defect while answering %s", path)
             await self._refuse(send, AndonError(f"this is a defect of Andon's: {type(error).__name__}"))
 

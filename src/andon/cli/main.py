@@ -73,7 +73,7 @@ def invoke(args: list[str] | None = None) -> int:
         # Whoever read us (head, less) has seen enough; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # a defect is told in one line and an exit code, not as a verdict's 1
         if os.environ.get(TRACEBACK, "") not in ("", "0"):
             raise
         return fail(_unexpected(error), as_json=as_json)

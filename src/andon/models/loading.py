@@ -52,7 +52,7 @@ def load(manifest: ModelManifest, files_dir: Path, *, allow_pickle: bool = False
         return _load(manifest, files_dir)
     except AndonError:
         raise
-    except Exception as error:
+    except Exception as error:  # a model's file or code may raise anything
         raise LoadFailed(
             f"the model could not be loaded: {type(error).__name__}: {str(error)[:300]}",
             format=manifest.format,
@@ -93,7 +93,7 @@ class _GraphPredictor:
         feeds(self.session, columns, order=order)  # the caller's columns are at fault before the model is
         try:
             return _named(self.signature, run_session(self.session, columns, order=order))
-        except Exception as error:
+        except Exception as error:  # the runtime raises types of its own
             raise ModelFailed(f"the graph raised: {str(error)[:300]}") from error
 
 
@@ -106,7 +106,7 @@ class _EstimatorPredictor:
         given = _ordered(self.signature, columns)
         try:
             return _named(self.signature, columns_of(answer(self.estimator, given)))
-        except Exception as error:
+        except Exception as error:  # an estimator may raise anything
             raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
@@ -120,7 +120,7 @@ class _CodePredictor:
         try:
             made = self.model.predict(given)
             return _named(self.signature, columns_of(made if isinstance(made, Mapping) else {"prediction": made}))
-        except Exception as error:
+        except Exception as error:  # the model is the user's code
             raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
 
 

@@ -94,7 +94,7 @@ class PipelineRun:
             token = _current.set(None)
             try:
                 return step.function(*args, **kwargs), attempt
-            except Exception as error:
+            except Exception as error:  # a step is the user's code: whatever it raises is retried, then raised with the step's name
                 if attempt <= step.retries:
                     self._sleep(step.wait_s * 2 ** (attempt - 1))
                     continue

@@ -85,7 +85,7 @@ class Loader:
                 await runner.start()
             loaded = Loaded(target, manifest, model, runner)
             await _warm_up(loaded)
-        except BaseException:
+        except BaseException:  # also when cancelled, the runner must not outlive its load
             await asyncio.shield(runner.close())
             raise
         return loaded

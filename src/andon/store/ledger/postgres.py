@@ -46,7 +46,7 @@ class PostgresLedger:
             ) from None
         try:
             once(side, lambda connection: prepare(connection, self.url))
-        except Exception as error:
+        except Exception as error:  # what is no database error is raised again as it is
             if side.driver_error(error) or isinstance(error, SQLAlchemyError):
                 raise side.translate(error) from error
             raise

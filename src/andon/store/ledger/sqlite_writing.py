@@ -161,7 +161,7 @@ class SqliteSide:
             raw.ask("pragma temp_store = memory")
             raw.ask(f"pragma journal_size_limit = {WAL_KEPT_BYTES}")
             raw.ask("pragma busy_timeout = 0")
-        except BaseException:
+        except BaseException:  # also at an interrupt the connection must not be left open
             raw.close()
             raise
         return raw
