@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from andon.store.streams import Event
 
 
+INCIDENT_EVENTS = ("open", "escalate", "resolve", "recommend-retrain")
+"""What the incidents' journal adds to a service's history; rollbacks and training blocks are in the service's own events."""
+
+
 @click.command()
 @click.argument("what", required=False)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many rows.")
@@ -129,6 +133,7 @@ def lineage(store: Store, address: str, direction: Any, as_json: bool) -> None:
 def history(store: Store, address: str, as_json: bool) -> None:
     """Show every move of an alias or of all aliases of a name; for a service, everything that happened to it."""
     from andon import registry
+    from andon.incidents.journal import journal_stream
     from andon.operations import showing
     from andon.store import streams
 
@@ -136,6 +141,9 @@ def history(store: Store, address: str, as_json: bool) -> None:
     if at.kind in ID_KINDS or (at.kind == "service" and at.alias is None):
         with store.ledger.read() as connection:
             events = streams.read(connection, str(at))
+            if at.kind == "service":
+                told = streams.read(connection, journal_stream(at.name))
+                events = sorted([*events, *(event for event in told if event.type in INCIDENT_EVENTS)], key=lambda event: event.at_us)
         if not events:
             showing.show(store, at)  # raises NotFound when nothing has that address
         if as_json:
@@ -199,10 +207,16 @@ def _say_events(events: list[Event]) -> None:
     """Events in order: the time they are about and, where that is another, when they were written down."""
     rows: list[tuple[Any, ...]]
     if any(event.event_us is not None for event in events):
-        columns: tuple[str, ...] = ("n", "when", "recorded", "what", "release", "who", "why")
+        columns: tuple[str, ...] = ("when", "recorded", "what", "release", "who", "why")
         times = [("-" if e.event_us is None else second(e.event_us), second(e.at_us)) for e in events]
-        rows = [(e.n, *at, e.type, e.body.get("release", ""), e.actor, e.reason) for e, at in zip(events, times, strict=True)]
+        rows = [(*at, _what(e), e.body.get("release", ""), e.actor, e.reason) for e, at in zip(events, times, strict=True)]
     else:
-        columns = ("n", "when", "what", "release", "who", "why")
-        rows = [(e.n, second(e.at_us), e.type, e.body.get("release", ""), e.actor, e.reason) for e in events]
+        columns = ("when", "what", "release", "who", "why")
+        rows = [(second(e.at_us), _what(e), e.body.get("release", ""), e.actor, e.reason) for e in events]
     say_table(columns, rows)
+
+
+def _what(event: Event) -> str:
+    """What happened, with the incident it happened to where the event is told by the incidents' journal."""
+    incident = event.body.get("incident")
+    return f"incident:{incident} {event.type}" if incident and event.type in INCIDENT_EVENTS else event.type
