@@ -213,15 +213,15 @@ class Acts:
             return "retrained through the gate, no rollback" if self.retrained else "retraining recommended"
         return "waited"
 
-    def say_what_next(self, folder: Path, url: str) -> None:
+    def say_what_next(self, folder: Path, url: str, *, stays: bool) -> None:
         """Where to look and what to try."""
         home = f"--home {_short(folder)}"
         state = self._state()
         incident = next((one.id for one in state.incidents if one.cause == "release"), "bikes-1")
         self.teller.heading("3. Look around")
-        self.teller.say(f"{url:<58} the board")
+        self.teller.say(f"{url:<58} the board{'' if stays else ', once `andon up` runs again'}")
         for command, why in (
-            (f"andon up {home}", "open the board again later"),
+            (f"andon up {home}", "the board, for as long as you like"),
             (f"andon history service:bikes {home}", "what ran when, and who moved it"),
             (f"andon show incident:{incident} {home}", "who pulled the cord, and why"),
             (f"andon show release:bikes@1 {home}", "everything that was in production"),

@@ -49,8 +49,9 @@ def _tell(folder: Path, *, port: int, seed: int, fault: str, stay: bool | None, 
             acts.teller.say(f"board: {plane.url}")
             acts.live(until)
             status = acts.sum_up(time.perf_counter() - began)
-            acts.say_what_next(folder, plane.url)
-            if sys.stdout.isatty() if stay is None else stay:
+            stays = sys.stdout.isatty() if stay is None else stay
+            acts.say_what_next(folder, plane.url, stays=stays)
+            if stays:
                 acts.teller.say("the board stays up until Ctrl-C")
                 with contextlib.suppress(KeyboardInterrupt):
                     plane.process.wait()
