@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 from andon.core.clocks import SECOND_US
 from andon.core.errors import AndonError, LeaseHeld
+from andon.operations.controllers import Controller
 from andon.store import Store
 from andon.store.leases import release_lease, take_lease
 from andon.tracking.liveness import holder, is_alive
@@ -20,19 +20,6 @@ IDLE_S = 0.1
 """Between looks that found nothing to do. A controller sees that cheaply, and a lease is renewed only when a third of it has gone."""
 WAIT_S = 5.0
 """How long to look away when another process acts, or the ledger is not there."""
-
-
-class Controller(Protocol):
-    """Something that looks now and then, and acts when it must."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in logs."""
-        ...
-
-    def tick(self, store: Store) -> bool:
-        """Do what is due; whether there was anything, and so whether to look again at once."""
-        ...
 
 
 class Controllers:

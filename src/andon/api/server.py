@@ -15,12 +15,13 @@ import uvicorn
 
 from andon.api.app import create_app
 from andon.api.children import Children, Command
-from andon.api.controlling import Controller, Controllers
+from andon.api.controlling import Controllers
 from andon.api.envelopes import ErrorPage
 from andon.api.guard import check_binding
 from andon.api.serving_server import listen, url_of
 from andon.api.watching import Watcher
 from andon.core.settings import Settings
+from andon.operations.controllers import Controller
 from andon.store import open_store
 
 KEEP_ALIVE_S = 30

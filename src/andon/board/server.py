@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from andon.api.controlling import Controller
 from andon.api.server import up as run_up
 from andon.board import routes
 from andon.board.rendering import error_page
 from andon.core.settings import Settings
+from andon.operations.controllers import Controller
 
 
 def up(

@@ -235,8 +235,13 @@ def _counterfactual(facts: dict[str, Any]) -> str:
     interval = facts.get("replay_interval") or {}
     low, high = interval.get("low"), interval.get("high")
     bounds = f" (95 % interval {low:.2f} to {high:.2f})" if isinstance(low, int | float) and isinstance(high, int | float) else ""
-    better = "clearly better: a rollback helps" if facts.get("advice") == "rollback" else "not clearly better: a rollback would not help"
-    return f"On the same requests, the last good release has {ratio:.2f} × the loss of the live one{bounds}. It would have been {better}."
+    if facts.get("advice") == "rollback":
+        better = "would have been clearly better: a rollback helps"
+    elif ratio < 1:  # a promising ratio that the evidence does not bear out (yet) is no proof either way
+        better = "is not proven to be better: nothing says that a rollback would help"
+    else:
+        better = "would have been no better: a rollback would not help"
+    return f"On the same requests, the last good release has {ratio:.2f} × the loss of the live one{bounds}. It {better}."
 
 
 def _tables(found: Any) -> tuple[Evidence, ...]:
