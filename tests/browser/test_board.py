@@ -141,7 +141,7 @@ def test_a_fold_stays_open_when_the_page_follows(fresh: Served, open_page: OpenP
     page.wait_for_selector("[data-live-lamp][data-state=on]")
     page.locator("#inputs > summary").click()
     keep(fresh.store, [verdict for verdict in others("fraud", 40) if verdict.check == "inputs/nulls"])
-    page.wait_for_selector("#checks.changed", timeout=5000)
+    page.wait_for_selector("#checks.changed", timeout=20_000)
     assert page.locator("#inputs").get_attribute("open") is not None
 
 
@@ -222,9 +222,9 @@ def test_the_line_follows_what_happens(fresh: Served, open_page: OpenPage) -> No
     page = open_page(fresh)
     page.wait_for_selector("[data-live-lamp][data-state=on]")
     register(fresh.store, "prompt", "greeting", {"text": "hello"}, actor=BEN, reason="a new one")
-    page.wait_for_selector("#feed >> text=prompt:greeting@1 registered", timeout=5000)
+    page.wait_for_selector("#feed >> text=prompt:greeting@1 registered", timeout=20_000)
     rollback(fresh.store, "bikes", actor=BEN, reason="by the terminal")
-    page.wait_for_selector("#feed >> text=bikes rolled back to release:bikes@1", timeout=5000)
+    page.wait_for_selector("#feed >> text=bikes rolled back to release:bikes@1", timeout=20_000)
 
 
 def test_a_live_page_keeps_what_one_is_typing(fresh: Served, open_page: OpenPage) -> None:
@@ -233,7 +233,7 @@ def test_a_live_page_keeps_what_one_is_typing(fresh: Served, open_page: OpenPage
     page.locator("#rollback > summary").click()
     page.locator("#rollback-reason").fill("half a sen")
     _label_replica(fresh)
-    page.wait_for_selector("#replicas >> text=draining", timeout=5000)
+    page.wait_for_selector("#replicas >> text=draining", timeout=20_000)
     assert page.locator("#rollback-reason").input_value() == "half a sen"
     assert page.locator("#rollback").get_attribute("open") is not None
 

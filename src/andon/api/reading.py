@@ -139,17 +139,20 @@ def get_health(store: Given) -> dict[str, Literal["ready"]]:
 
 @get("/api/v1/events", media_type="text/event-stream", summary="Notices of change, as server-sent events")
 async def get_events(watcher: Watching, beat_s: FromQuery[float] = 10.0) -> Stream:
-    """``event: changed`` with ``{"seq", "changed": […]}`` when something moved, ``event: beat`` now and then. Reconnect at will."""
+    """``event: hello`` once the ledger is watched; then ``event: changed`` with ``{"seq", "changed": […]}`` when something moved, and
+    ``event: beat`` now and then. Whatever was read after the hello and moves later is told. Reconnect at will."""
     if not 0.05 <= beat_s <= 60:
         raise InvalidInput("between 0.05 and 60 seconds", field="beat_s", got=beat_s)
     return Stream(_lines(watcher, beat_s), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 async def _lines(watcher: Watcher, beat_s: float) -> AsyncIterator[bytes]:
-    yield b"retry: 1000\nevent: hello\ndata: {}\n\n"
+    yield b"retry: 1000\n\n"
     async for notice in watcher.listen(beat_s=beat_s):
         if notice is None:
             yield b"event: beat\ndata: {}\n\n"
+        elif not notice.changed:
+            yield b"event: hello\ndata: {}\n\n"
         else:
             yield b"id: %d\nevent: changed\ndata: %s\n\n" % (notice.seq, msgspec.json.encode(notice))
 

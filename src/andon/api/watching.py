@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from andon.core.clocks import SECOND_US
 from andon.core.errors import AndonError, Busy
@@ -40,6 +40,7 @@ class Watcher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._listeners: set[asyncio.Queue[Notice | None]] = set()
+        self._welcomed: set[asyncio.Queue[Notice | None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -62,7 +63,10 @@ class Watcher:
             self._thread.join(2.0)
 
     async def listen(self, *, beat_s: float = BEAT_S) -> AsyncIterator[Notice | None]:
-        """Notices as they come; None is a heartbeat. Raises ``Busy`` when too many listen. Ends when the server stops."""
+        """Notices as they come; None is a heartbeat. The first names nothing: whatever is written after it will be told.
+
+        Raises ``Busy`` when too many listen. Ends when the server stops.
+        """
         if len(self._listeners) >= MAX_LISTENERS:
             raise Busy("too many pages listen already", limit=MAX_LISTENERS)
         queue: asyncio.Queue[Notice | None] = asyncio.Queue(maxsize=64)
@@ -80,12 +84,23 @@ class Watcher:
                 yield notice
         finally:
             self._listeners.discard(queue)
+            self._welcomed.discard(queue)
+
+    def _welcome(self, queues: set[asyncio.Queue[Notice | None]]) -> None:
+        fresh = (queues & self._listeners) - self._welcomed
+        self._welcomed |= fresh
+        for queue in fresh:
+            self._put(queue, Notice(self._seq, ()))
 
     def _tell(self, notice: Notice | None) -> None:
         for queue in list(self._listeners):
-            if queue.full():  # a page that reads too slowly loses the oldest: each notice only says "look again"
-                queue.get_nowait()
-            queue.put_nowait(notice)
+            self._put(queue, notice)
+
+    @staticmethod
+    def _put(queue: asyncio.Queue[Notice | None], notice: Notice | None) -> None:
+        if queue.full():  # a page that reads too slowly loses the oldest: each notice only says "look again"
+            queue.get_nowait()
+        queue.put_nowait(notice)
 
     def _watch(self) -> None:
         seen: int | None = None
@@ -96,6 +111,7 @@ class Watcher:
                 self._wake.clear()
                 seen = None
                 continue
+            new = self._listeners.copy() - self._welcomed  # taken before the look: what moves after it is theirs to be told
             try:
                 now = self._store.ledger.changes()
                 if now != seen:
@@ -104,6 +120,8 @@ class Watcher:
                         self._seq += 1
                         self._loop.call_soon_threadsafe(self._tell, Notice(self._seq, changed))
                     seen = now
+                if new and self._loop is not None and not self._stopping:
+                    self._loop.call_soon_threadsafe(self._welcome, new)
             except AndonError as error:  # a ledger that is away comes back; until then there is nothing to tell
                 log.warning("the ledger cannot be watched: %s", error)
                 seen = None
@@ -116,6 +134,14 @@ class Watcher:
                 self._wake.wait(2.0)
             self._wake.wait(POLL_S)
             self._wake.clear()
+
+
+def _newest(connection: Connection, column: ColumnElement[int]) -> tuple[int, int] | None:
+    """The newest time in an indexed column and how many rows have it: two may fall into one microsecond."""
+    newest: int | None = connection.execute(select(func.max(column))).scalar()
+    if newest is None:
+        return None
+    return newest, connection.execute(select(func.count()).where(column == newest)).scalar_one()
 
 
 class _Marks:
@@ -143,8 +169,8 @@ class _Marks:
                 "aliases": c.execute(select(func.max(s.alias_moves.c.seq))).scalar(),
                 "tags": c.execute(select(func.max(s.tag_changes.c.seq))).scalar(),
                 "verdicts": c.execute(select(func.max(s.verdicts.c.id))).scalar(),
-                "registry": c.execute(select(func.max(s.versions.c.created_us))).scalar(),
-                "runs": (c.execute(select(func.max(s.runs.c.started_us))).scalar(), c.execute(select(func.max(s.series.c.id))).scalar()),
+                "registry": _newest(c, s.versions.c.created_us),
+                "runs": (_newest(c, s.runs.c.started_us), c.execute(select(func.max(s.series.c.id))).scalar()),
                 "replicas": [tuple(row) for row in c.execute(alive)],
             }
         moved = {key for key, value in marks.items() if value != self._marks.get(key)}

@@ -38,6 +38,24 @@ def test_a_listener_hears_what_moved_and_a_beat_when_nothing_does(store: Store) 
     assert None in heard
 
 
+def test_nothing_that_moves_after_the_hello_is_missed(store: Store) -> None:
+    async def scene() -> None:
+        watcher = Watcher(store)
+        watcher.start()
+        for turn in range(8):  # each turn the watcher begins anew: its first look must come before the hello
+            stream = watcher.listen(beat_s=5)
+            hello = await asyncio.wait_for(anext(stream), 5)
+            assert hello == Notice(watcher._seq, ())
+            register(store, "prompt", "hello", {"text": f"hi {turn}"}, actor=ANA)
+            told = await asyncio.wait_for(anext(stream), 5)
+            assert told is not None
+            assert "registry" in told.changed
+            await stream.aclose()
+        watcher.stop()
+
+    asyncio.run(scene())
+
+
 def test_only_so_many_may_listen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("andon.api.watching.MAX_LISTENERS", 0)
 

@@ -204,7 +204,8 @@
   const listen = () => {
     if (source || !main || document.hidden || !topics.length) return;
     source = new EventSource("/api/v1/events");
-    source.addEventListener("hello", () => { if (lamp?.dataset.state === "off") schedule(); say("on", "live"); });
+    // What moved between the drawing of this page and the hello is not told: look once.
+    source.addEventListener("hello", () => { schedule(); say("on", "live"); });
     source.addEventListener("changed", (event) => { if (relevant(JSON.parse(event.data).changed)) schedule(); });
     source.addEventListener("beat", () => { say("on", "live"); if (main.dataset.beat && Date.now() - last > 9000) schedule(); });
     source.onerror = () => say("off", "reconnecting");
