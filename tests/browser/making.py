@@ -21,6 +21,7 @@ from andon.registry import Parent, record_verdicts_in, register
 from andon.releases import CodePin, Examples, assemble, make
 from andon.store import Store
 from andon.store import schema as s
+from andon.tracking import ensure_experiment_in
 from andon.tracking.records import Code, EnvironmentLock, Hardware, RunFacts
 
 ANA, BEN = Actor("person", "ana"), Actor("person", "ben")
@@ -70,7 +71,7 @@ def run(
         c.execute(
             insert(s.runs).values(
                 id=id_,
-                experiment=experiment,
+                experiment=ensure_experiment_in(c, experiment, now_us=started),
                 name=name,
                 status=status,
                 started_us=started,
@@ -106,7 +107,7 @@ def run(
                 insert(s.artifacts),
                 [
                     {
-                        "run": id_,
+                        "owner": f"run:{id_}",
                         "path": path,
                         "digest": digest_bytes(path.encode()),
                         "size_bytes": size,

@@ -17,6 +17,7 @@ from andon.api.guard import Guard
 from andon.api.watching import Watcher
 from andon.core.settings import Settings
 from andon.store import Store
+from andon.wire.mlflow.app import PREFIXES, Mlflow
 
 DESCRIPTION = "Every error is {error: {code, message, next_step, fields}}. Every write takes its actor from x-andon-actor (person:NAME)."
 
@@ -65,6 +66,18 @@ def create_app(
         debug=False,
         logging_config=None,
     )
+    mlflow = Mlflow(store, settings)
     # Around everything, so that an answer to no route at all passes it too.
-    app.asgi_handler = Guard(app.asgi_handler, settings)  # type: ignore[assignment]
+    app.asgi_handler = Guard(_Beside(app.asgi_handler, mlflow), settings)  # type: ignore[assignment]
+    app.on_shutdown.append(mlflow.close)
     return app
+
+
+class _Beside:
+    """Sends the requests of a foreign protocol to its own application, past the router: they are many and small."""
+
+    def __init__(self, app: Any, mlflow: Mlflow) -> None:
+        self._app, self._mlflow = app, mlflow
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (self._mlflow if scope["path"].startswith(PREFIXES) else self._app)(scope, receive, send)

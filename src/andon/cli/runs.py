@@ -8,7 +8,7 @@ from andon.cli.output import home_option
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--experiment", default="default", show_default=True, help="The experiment it belongs to.")
+@click.option("--experiment", default="Default", show_default=True, help="The experiment it belongs to.")
 @click.option("--name", default="", help="A name for it (default: the command).")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @home_option

@@ -24,7 +24,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(
-    experiment: str = "default",
+    experiment: str = "Default",
     *,
     name: str = "",
     params: Mapping[str, Any] | None = None,
@@ -45,7 +45,7 @@ def run(
 
 
 def run_command(
-    command: Sequence[str], *, experiment: str = "default", name: str = "", store: Store | None = None, actor: Actor | None = None
+    command: Sequence[str], *, experiment: str = "Default", name: str = "", store: Store | None = None, actor: Actor | None = None
 ) -> Ran:
     """Run a program as a tracked run, and wait for it."""
     from andon import tracking

@@ -131,14 +131,24 @@ cursors = Table(  # where a controller is: small JSON states with compare-and-sw
     Column("moved_us", BigInteger, nullable=False),
 )
 
-# --- runs
+# --- experiments and runs
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False, unique=True),  # also while deleted
+    Column("location", Text),  # where a client keeps its artifacts itself; null: in this store
+    Column("created_us", BigInteger, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
 runs = Table(
     "runs",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("experiment", Text, nullable=False),
+    Column("experiment", BigInteger, nullable=False),
     Column("name", Text, nullable=False),
-    Column("status", Text, nullable=False),  # running, finished, failed, killed
+    Column("status", Text, nullable=False),  # scheduled, running, finished, failed, killed
     Column("started_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),
     Column("actor", Text, nullable=False),
@@ -152,7 +162,7 @@ Index("runs_by_time", runs.c.started_us)
 params = Table(
     "params",
     metadata,
-    Column("run", Text, primary_key=True),
+    Column("run", Text, primary_key=True),  # the id of a run, or of a logged model
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
     sqlite_with_rowid=False,
@@ -184,10 +194,10 @@ points = Table(
     Column("special", SmallInteger, primary_key=True, autoincrement=False),
     sqlite_with_rowid=False,
 )
-artifacts = Table(
+artifacts = Table(  # of runs and of logged models
     "artifacts",
     metadata,
-    Column("run", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),  # an address: run:… or logged-model:…
     Column("path", Text, primary_key=True),
     Column("digest", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -201,6 +211,53 @@ run_inputs = Table(
     Column("address", Text, primary_key=True),
     Column("digest", Text, nullable=False),
     Column("context", Text, nullable=False),  # training, evaluation, …
+)
+described_inputs = Table(  # data that a run names without handing it over: a name, a digest of the client's own, and where it says it is
+    "described_inputs",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("context", Text),
+    Column("body", LargeBinary, nullable=False),  # source, schema, profile, tags: JSON
+)
+logged_models = Table(  # what a run made and may be registered; its params are in params, its tags in tags, its files in artifacts
+    "logged_models",
+    metadata,
+    Column("id", Text, primary_key=True),  # m-…
+    Column("experiment", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("model_type", Text),
+    Column("run", Text),  # the one that made it
+    Column("status", Text, nullable=False),  # pending, ready, failed
+    Column("message", Text),
+    Column("created_us", BigInteger, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+Index("logged_models_by_experiment", logged_models.c.experiment, logged_models.c.created_us)
+Index("logged_models_by_run", logged_models.c.run)
+run_models = Table(  # the logged models that went into a run or came out of it
+    "run_models",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("role", Text, primary_key=True),  # input, output
+    Column("step", BigInteger, nullable=False),
+)
+Index("run_models_by_model", run_models.c.model)
+model_metrics = Table(  # points of a run that are about one logged model, and maybe about one dataset
+    "model_metrics",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("run", Text, primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Float(53), nullable=False),
+    Column("special", SmallInteger, nullable=False),
+    Column("dataset", Text),
+    Column("dataset_digest", Text),
 )
 
 # --- verdicts

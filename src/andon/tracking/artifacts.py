@@ -67,11 +67,11 @@ def write_artifacts_in(connection: Connection, run: str, artifacts: Iterable[Art
     check_run_in(connection, run)
     owner = f"run:{run}"
     for item in artifacts:
-        at = (s.artifacts.c.run == run) & (s.artifacts.c.path == item.path)
+        at = (s.artifacts.c.owner == owner) & (s.artifacts.c.path == item.path)
         connection.execute(delete(s.artifacts).where(at))
         connection.execute(
             insert(s.artifacts).values(
-                run=run, path=item.path, digest=item.digest, size_bytes=item.size_bytes, media_type=item.media_type, at_us=item.at_us
+                owner=owner, path=item.path, digest=item.digest, size_bytes=item.size_bytes, media_type=item.media_type, at_us=item.at_us
             )
         )
         held = (s.blob_refs.c.owner == owner) & (s.blob_refs.c.digest == item.digest)
@@ -81,7 +81,7 @@ def write_artifacts_in(connection: Connection, run: str, artifacts: Iterable[Art
 
 def artifacts_of(store: Store, run: str, *, prefix: str = "") -> list[Artifact]:
     """A run's artifacts whose path starts with ``prefix``, by path."""
-    query = select(s.artifacts).where(s.artifacts.c.run == run).order_by(s.artifacts.c.path)
+    query = select(s.artifacts).where(s.artifacts.c.owner == f"run:{run}").order_by(s.artifacts.c.path)
     if prefix:
         query = query.where(s.artifacts.c.path.startswith(prefix, autoescape=True))
     with store.ledger.read() as connection:
@@ -91,7 +91,7 @@ def artifacts_of(store: Store, run: str, *, prefix: str = "") -> list[Artifact]:
 def open_artifact(store: Store, run: str, path: str) -> IO[bytes]:
     """A verified stream of an artifact's bytes. Raises ``NotFound``, or ``CorruptBytes`` naming run and path."""
     with store.ledger.read() as connection:
-        row = connection.execute(select(s.artifacts).where(s.artifacts.c.run == run, s.artifacts.c.path == path)).first()
+        row = connection.execute(select(s.artifacts).where(s.artifacts.c.owner == f"run:{run}", s.artifacts.c.path == path)).first()
     if row is None:
         raise NotFound("this run has no such artifact", address=f"run:{run}", path=path)
     try:

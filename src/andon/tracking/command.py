@@ -20,6 +20,7 @@ from andon.core.errors import InvalidInput
 from andon.store import Store
 from andon.tracking import artifacts, liveness, runs
 from andon.tracking.capture.code import redacted
+from andon.tracking.experiments import DEFAULT
 from andon.tracking.records import RunRecord, RunStatus
 from andon.tracking.starting import RUN_VARIABLE, capture_facts, name_diff
 
@@ -39,7 +40,7 @@ def run_command(
     command: Sequence[str],
     *,
     actor: Actor,
-    experiment: str = "default",
+    experiment: str = DEFAULT,
     name: str = "",
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,

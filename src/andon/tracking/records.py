@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-RunStatus = Literal["running", "finished", "failed", "killed"]
+RunStatus = Literal["scheduled", "running", "finished", "failed", "killed"]
 
 
 class Code(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +86,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     experiment: str
+    """The experiment's name."""
+    experiment_id: int
+    """Its number; -1 in a record that is yet to be written: by name, then."""
     name: str
     status: RunStatus
     started_us: int

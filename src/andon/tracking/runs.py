@@ -17,18 +17,19 @@ from andon.store import Store, leases, streams
 from andon.store import schema as s
 from andon.tracking import liveness
 from andon.tracking.batches import check_run_in, log_batch_in, param_texts
+from andon.tracking.experiments import DEFAULT, ensure_experiment_in
 from andon.tracking.points import SeriesPoints, read_points, real_value
 from andon.tracking.records import Metric, RunFacts, RunInput, RunRecord, RunStatus
 
 View = Literal["active", "deleted", "all"]
 MAX_NAME_CHARACTERS = 500
-_STATUSES = ("running", "finished", "failed", "killed")
+_STATUSES = ("scheduled", "running", "finished", "failed", "killed")
 
 
 def create_run(
     store: Store,
     *,
-    experiment: str = "default",
+    experiment: str = DEFAULT,
     name: str = "",
     actor: Actor,
     parent: str | None = None,
@@ -66,10 +67,12 @@ def create_run_in(
     if made.parent is not None:
         check_run_in(connection, made.parent)
         link_in(connection, made.address, f"run:{made.parent}", "run", now_us=now_us)
+    if made.experiment_id < 0:
+        made = msgspec.structs.replace(made, experiment_id=ensure_experiment_in(connection, made.experiment, now_us=now_us))
     connection.execute(
         insert(s.runs).values(
             id=made.id,
-            experiment=made.experiment,
+            experiment=made.experiment_id,
             name=made.name,
             status=made.status,
             started_us=made.started_us,
@@ -97,6 +100,7 @@ def _new_record(
     return RunRecord(
         id=identity,
         experiment=experiment,
+        experiment_id=-1,
         name=name or f"run-{identity[-6:].lower()}",
         status="running",
         started_us=started_us,
@@ -120,7 +124,8 @@ def update_run(
     reason: str = "",
     body: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """Change what is given; ``status`` other than ``running`` ends the run (``ended_us``: now unless given), ``running`` opens it again."""
+    """Change what is given; ``status`` other than ``running`` and ``scheduled`` ends the run (``ended_us``: now unless given), and these
+    two open it again."""
     now_us = store.clock.now_us()
     return store.ledger.write(
         lambda c: update_run_in(
@@ -159,7 +164,7 @@ def update_run_in(
     if status is not None:
         if status not in _STATUSES:
             raise InvalidInput(f"a run's status is one of {', '.join(_STATUSES)}", field="status", got=str(status)[:40])
-        over = status != "running"
+        over = status not in ("running", "scheduled")
         changes |= {"status": status, "ended_us": (now_us if ended_us is None else ended_us) if over else None}
         if over:
             connection.execute(s.leases.delete().where(s.leases.c.name == f"run:{run}"))
@@ -169,7 +174,7 @@ def update_run_in(
             raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
         changes["name"] = name
     if experiment is not None:
-        changes["experiment"] = check_experiment(experiment)
+        changes["experiment"] = ensure_experiment_in(connection, experiment, now_us=now_us)
     if facts is not None:
         changes["facts"] = _encode(facts)
     if changes:
@@ -203,7 +208,7 @@ def list_runs(
     """Runs, newest first; ``after`` is the id of the last run of the page before. Raises ``NotFound`` for that id."""
     query = _ROWS.order_by(s.runs.c.started_us.desc(), s.runs.c.id.desc()).limit(limit)
     if experiment is not None:
-        query = query.where(s.runs.c.experiment == experiment)
+        query = query.where(s.experiments.c.name == experiment)
     if parent is not None:
         query = query.where(s.runs.c.parent == parent)
     if view != "all":
@@ -218,9 +223,12 @@ def list_runs(
 
 def experiments(store: Store) -> dict[str, int]:
     """Experiments that have runs which are not deleted, with how many."""
-    query = select(s.runs.c.experiment, func.count()).where(s.runs.c.deleted_us.is_(None)).group_by(s.runs.c.experiment)
+    counted = (
+        select(s.runs.c.experiment, func.count().label("n")).where(s.runs.c.deleted_us.is_(None)).group_by(s.runs.c.experiment).subquery()
+    )
+    query = select(s.experiments.c.name, counted.c.n).join(counted, counted.c.experiment == s.experiments.c.id)
     with store.ledger.read() as connection:
-        return {row[0]: row[1] for row in connection.execute(query.order_by(s.runs.c.experiment))}
+        return {row[0]: row[1] for row in connection.execute(query.order_by(s.experiments.c.name))}
 
 
 def delete_run(store: Store, run: str, *, actor: Actor, reason: str = "") -> None:
@@ -337,8 +345,10 @@ def events_of(store: Store, run: str) -> Sequence[streams.Event]:
         return streams.read(connection, f"run:{run}")
 
 
-_ROWS = select(s.runs, s.leases.c.holder, s.leases.c.expires_us).select_from(
-    s.runs.outerjoin(s.leases, s.leases.c.name == literal("run:") + s.runs.c.id)
+_ROWS = select(s.runs, s.experiments.c.name.label("experiment_name"), s.leases.c.holder, s.leases.c.expires_us).select_from(
+    s.runs.join(s.experiments, s.experiments.c.id == s.runs.c.experiment).outerjoin(
+        s.leases, s.leases.c.name == literal("run:") + s.runs.c.id
+    )
 )
 
 
@@ -348,7 +358,8 @@ def _record(row: Any, now_us: int) -> RunRecord:
         status = "killed"
     return RunRecord(
         id=row.id,
-        experiment=row.experiment,
+        experiment=row.experiment_name,
+        experiment_id=row.experiment,
         name=row.name,
         status=status,
         started_us=row.started_us,

@@ -19,11 +19,11 @@ from andon.tracking.capture.code import CapturedCode, begin_code, keep_diff
 from andon.tracking.capture.environment import capture_environment, environment_notes
 from andon.tracking.capture.hardware import capture_hardware
 from andon.tracking.capture.seeds import observed_seeds
+from andon.tracking.experiments import DEFAULT
 from andon.tracking.records import Artifact, RunFacts, RunRecord
 from andon.tracking.runs import create_run, get_run
 
 RUN_VARIABLE = "ANDON_RUN_ID"
-DEFAULT = "default"
 DIFF_PATH = "code/uncommitted.diff"
 _joined: set[str] = set()  # runs of the environment that a start_run here has joined already
 

@@ -178,7 +178,7 @@ def test_a_database_of_another_program_is_left_alone(url: str, tmp_path: Path) -
         connection.execute(text("create table runs (run_uuid varchar(32))"))  # as MLflow has
         connection.execute(text("create table experiments (id int)"))
     settings = Settings(home=str(tmp_path), ledger="sqlite:///ledger.db" if url.startswith("sqlite") else url)
-    with pytest.raises(InvalidSettings, match="another program with names of ours: runs") as caught:
+    with pytest.raises(InvalidSettings, match="another program with names of ours: experiments, runs") as caught:
         open_ledger(settings)
     assert caught.value.next_step == "give Andon a database of its own"
     with engine.begin() as connection:

@@ -24,16 +24,15 @@ def runs_view(
 ) -> RunsView:
     """Runs, newest first."""
     living = s.runs.c.deleted_us.is_(None)
-    query = select(s.runs).where(living)
+    query = _RUNS.where(living)
     if experiment is not None:
-        query = query.where(s.runs.c.experiment == experiment)
+        query = query.where(s.experiments.c.name == experiment)
     if status is not None:
         query = query.where(s.runs.c.status == status)
     if before_us is not None:
         query = query.where(s.runs.c.started_us < before_us)
-    counted = select(s.runs.c.experiment, func.count().label("n")).where(living).group_by(s.runs.c.experiment).order_by(s.runs.c.experiment)
     with store.ledger.read() as connection:
-        experiments = {row.experiment: row.n for row in connection.execute(counted)}
+        experiments = _counts(connection)
         found = connection.execute(query.order_by(s.runs.c.started_us.desc(), s.runs.c.id.desc()).limit(limit + 1)).all()
         rows = _rows(connection, found[:limit])
     return RunsView(
@@ -42,6 +41,16 @@ def runs_view(
         total=sum(experiments.values()),
         next_before_us=rows[-1].started_us if len(found) > limit else None,
     )
+
+
+_RUNS = select(s.runs, s.experiments.c.name.label("experiment_name")).join(s.experiments, s.experiments.c.id == s.runs.c.experiment)
+
+
+def _counts(connection: Connection) -> dict[str, int]:
+    living = s.runs.c.deleted_us.is_(None)
+    counted = select(s.runs.c.experiment, func.count().label("n")).where(living).group_by(s.runs.c.experiment).subquery()
+    query = select(s.experiments.c.name, counted.c.n).join(counted, counted.c.experiment == s.experiments.c.id)
+    return {row.name: row.n for row in connection.execute(query.order_by(s.experiments.c.name))}
 
 
 def _rows(connection: Connection, found: Any) -> tuple[RunRow, ...]:
@@ -59,7 +68,7 @@ def _rows(connection: Connection, found: Any) -> tuple[RunRow, ...]:
         RunRow(
             id=row.id,
             name=row.name,
-            experiment=row.experiment,
+            experiment=row.experiment_name,
             status=row.status,
             started_us=row.started_us,
             ended_us=row.ended_us,
@@ -76,13 +85,13 @@ def run_view(store: Store, address: str | Address) -> RunView:
     """One run, whole. Raises ``NotFound``."""
     at = Address.parse(address, kind="run")
     with store.ledger.read() as connection:
-        found = connection.execute(select(s.runs).where(s.runs.c.id == at.name, s.runs.c.deleted_us.is_(None))).all()
+        found = connection.execute(_RUNS.where(s.runs.c.id == at.name, s.runs.c.deleted_us.is_(None))).all()
         if not found:
             raise NotFound(address=str(at), next_step="open /runs, or run `andon ls run`, to see what there is")
         row = _rows(connection, found)[0]
         facts = json.loads(found[0].facts)
         series = connection.execute(select(s.series).where(s.series.c.run == at.name).order_by(s.series.c.key)).all()
-        artifacts = connection.execute(select(s.artifacts).where(s.artifacts.c.run == at.name).order_by(s.artifacts.c.path)).all()
+        artifacts = connection.execute(select(s.artifacts).where(s.artifacts.c.owner == str(at)).order_by(s.artifacts.c.path)).all()
         inputs = connection.execute(select(s.run_inputs).where(s.run_inputs.c.run == at.name).order_by(s.run_inputs.c.address)).all()
         made = connection.execute(select(s.edges).where(s.edges.c.parent == str(at)).order_by(s.edges.c.child)).all()
     whole = completeness_of(store, at.name)

@@ -29,6 +29,7 @@ def prepare(connection: Connection, url: str, *, scripts: str = MIGRATIONS, head
             next_step="give Andon a database of its own",
         )
     metadata.create_all(connection)
+    connection.execute(text("insert into experiments (id, name, created_us, changed_us) values (0, 'Default', 0, 0)"))
     connection.execute(text("create table alembic_version (version_num varchar(32) not null primary key)"))
     connection.execute(text("insert into alembic_version values (:head)"), {"head": head})
 

@@ -13,58 +13,36 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _registry()
-    _journals()
-    _streams()
-    _runs()
-    _series()
-    _verdicts()
-    _tables()
+    _alias_moves()
+    _aliases()
+    _artifacts()
+    _blob_refs()
+    _cursors()
+    _described_inputs()
+    _edges()
+    _entries()
+    _events()
+    _experiments()
+    _leases()
+    _logged_models()
+    _model_metrics()
+    _params()
+    _parts()
+    _points()
     _replicas()
+    _run_inputs()
+    _run_models()
+    _runs()
+    _sealed()
+    _series()
+    _table_versions()
+    _tag_changes()
+    _tags()
+    _verdicts()
+    _versions()
 
 
-def _registry() -> None:
-    op.create_table(
-        "entries",
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("head", sa.BigInteger(), nullable=False),
-        sa.Column("created_us", sa.BigInteger(), nullable=False),
-        sa.Column("changed_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "name"),
-    )
-    op.create_table(
-        "versions",
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("manifest", sa.LargeBinary(), nullable=True),
-        sa.Column("idempotency_key", sa.Text(), nullable=True),
-        sa.Column("created_us", sa.BigInteger(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
-        sa.Column("deleted_by", sa.Text(), nullable=True),
-        sa.Column("deleted_why", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("kind", "name", "version"),
-        sa.UniqueConstraint("kind", "name", "idempotency_key"),
-    )
-    op.create_index("versions_by_digest", "versions", ["digest"], unique=False)
-    op.create_index("versions_by_time", "versions", ["created_us"], unique=False)
-    op.create_table(
-        "aliases",
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("alias", sa.Text(), nullable=False),
-        sa.Column("target", sa.Text(), nullable=True),
-        sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.Column("moved_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "name", "alias"),
-    )
-
-
-def _journals() -> None:
+def _alias_moves() -> None:
     op.create_table(
         "alias_moves",
         sa.Column("seq", sa.Integer().with_variant(sa.BigInteger(), "postgresql"), autoincrement=True, nullable=False),
@@ -80,35 +58,35 @@ def _journals() -> None:
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("kind", "name", "alias", "revision"),
     )
+
+
+def _aliases() -> None:
     op.create_table(
-        "tags",
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("subject", "key"),
+        "aliases",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=True),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("moved_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name", "alias"),
     )
-    op.create_index("tags_by_key", "tags", ["key", "value"], unique=False)
+
+
+def _artifacts() -> None:
     op.create_table(
-        "tag_changes",
-        sa.Column("seq", sa.Integer().with_variant(sa.BigInteger(), "postgresql"), autoincrement=True, nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=True),
+        "artifacts",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("media_type", sa.Text(), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
+        sa.PrimaryKeyConstraint("owner", "path"),
     )
-    op.create_index("tag_changes_by_subject", "tag_changes", ["subject", "key"], unique=False)
-    op.create_table(
-        "edges",
-        sa.Column("child", sa.Text(), nullable=False),
-        sa.Column("parent", sa.Text(), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
-        sa.Column("at_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("child", "parent", "role"),
-    )
-    op.create_index("edges_by_parent", "edges", ["parent"], unique=False)
+
+
+def _blob_refs() -> None:
     op.create_table(
         "blob_refs",
         sa.Column("owner", sa.Text(), nullable=False),
@@ -118,7 +96,54 @@ def _journals() -> None:
     op.create_index("blob_refs_by_digest", "blob_refs", ["digest"], unique=False)
 
 
-def _streams() -> None:
+def _cursors() -> None:
+    op.create_table(
+        "cursors",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.LargeBinary(), nullable=False),
+        sa.Column("moved_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+
+
+def _described_inputs() -> None:
+    op.create_table(
+        "described_inputs",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("context", sa.Text(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "name", "digest"),
+    )
+
+
+def _edges() -> None:
+    op.create_table(
+        "edges",
+        sa.Column("child", sa.Text(), nullable=False),
+        sa.Column("parent", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("child", "parent", "role"),
+    )
+    op.create_index("edges_by_parent", "edges", ["parent"], unique=False)
+
+
+def _entries() -> None:
+    op.create_table(
+        "entries",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("head", sa.BigInteger(), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name"),
+    )
+
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column("stream", sa.Text(), nullable=False),
@@ -132,6 +157,24 @@ def _streams() -> None:
         sa.PrimaryKeyConstraint("stream", "n"),
     )
     op.create_index("events_by_time", "events", ["at_us"], unique=False)
+
+
+def _experiments() -> None:
+    op.create_table(
+        "experiments",
+        sa.Column("id", sa.Integer().with_variant(sa.BigInteger(), "postgresql"), autoincrement=True, nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    op.execute("insert into experiments (id, name, created_us, changed_us) values (0, 'Default', 0, 0)")
+
+
+def _leases() -> None:
     op.create_table(
         "leases",
         sa.Column("name", sa.Text(), nullable=False),
@@ -140,21 +183,130 @@ def _streams() -> None:
         sa.Column("expires_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+
+
+def _logged_models() -> None:
     op.create_table(
-        "cursors",
+        "logged_models",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("experiment", sa.BigInteger(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.LargeBinary(), nullable=False),
-        sa.Column("moved_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
+        sa.Column("model_type", sa.Text(), nullable=True),
+        sa.Column("run", sa.Text(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("logged_models_by_experiment", "logged_models", ["experiment", "created_us"], unique=False)
+    op.create_index("logged_models_by_run", "logged_models", ["run"], unique=False)
+
+
+def _model_metrics() -> None:
+    op.create_table(
+        "model_metrics",
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("at_us", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("value", sa.Float(precision=53), nullable=False),
+        sa.Column("special", sa.SmallInteger(), nullable=False),
+        sa.Column("dataset", sa.Text(), nullable=True),
+        sa.Column("dataset_digest", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("model", "key", "run", "step", "at_us"),
+    )
+
+
+def _params() -> None:
+    op.create_table(
+        "params",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "key"),
+        sqlite_with_rowid=False,
+    )
+
+
+def _parts() -> None:
+    op.create_table(
+        "parts",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("table_name", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("min_event_us", sa.BigInteger(), nullable=False),
+        sa.Column("max_event_us", sa.BigInteger(), nullable=False),
+        sa.Column("added_version", sa.BigInteger(), nullable=False),
+        sa.Column("removed_version", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("parts_by_table", "parts", ["table_name", "min_event_us"], unique=False)
+
+
+def _points() -> None:
+    op.create_table(
+        "points",
+        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("at_us", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("value", sa.Float(precision=53), nullable=False),
+        sa.Column("special", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("series", "step", "at_us", "value", "special"),
+        sqlite_with_rowid=False,
+    )
+
+
+def _replicas() -> None:
+    op.create_table(
+        "replicas",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("pid", sa.BigInteger(), nullable=False),
+        sa.Column("release", sa.Text(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("started_us", sa.BigInteger(), nullable=False),
+        sa.Column("seen_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("replicas_by_service", "replicas", ["service"], unique=False)
+
+
+def _run_inputs() -> None:
+    op.create_table(
+        "run_inputs",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("context", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "address"),
+    )
+
+
+def _run_models() -> None:
+    op.create_table(
+        "run_models",
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("run", "model", "role"),
+    )
+    op.create_index("run_models_by_model", "run_models", ["model"], unique=False)
 
 
 def _runs() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("experiment", sa.Text(), nullable=False),
+        sa.Column("experiment", sa.BigInteger(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("started_us", sa.BigInteger(), nullable=False),
@@ -167,31 +319,18 @@ def _runs() -> None:
     )
     op.create_index("runs_by_experiment", "runs", ["experiment", "started_us"], unique=False)
     op.create_index("runs_by_time", "runs", ["started_us"], unique=False)
+
+
+def _sealed() -> None:
     op.create_table(
-        "params",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("run", "key"),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
-        "artifacts",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("media_type", sa.Text(), nullable=False),
-        sa.Column("at_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("run", "path"),
-    )
-    op.create_table(
-        "run_inputs",
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("context", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("run", "address"),
+        "sealed",
+        sa.Column("writer", sa.Text(), nullable=False),
+        sa.Column("segment", sa.BigInteger(), nullable=False),
+        sa.Column("first_seq", sa.BigInteger(), nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("at_version", sa.BigInteger(), nullable=False),
+        sa.Column("cleared_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("writer", "segment"),
     )
 
 
@@ -212,16 +351,41 @@ def _series() -> None:
         sa.UniqueConstraint("run", "key"),
     )
     op.create_index("series_by_value", "series", ["key", "value"], unique=False)
+
+
+def _table_versions() -> None:
     op.create_table(
-        "points",
-        sa.Column("series", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("at_us", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("value", sa.Float(precision=53), nullable=False),
-        sa.Column("special", sa.SmallInteger(), autoincrement=False, nullable=False),
-        sa.PrimaryKeyConstraint("series", "step", "at_us", "value", "special"),
-        sqlite_with_rowid=False,
+        "table_versions",
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version"),
     )
+
+
+def _tag_changes() -> None:
+    op.create_table(
+        "tag_changes",
+        sa.Column("seq", sa.Integer().with_variant(sa.BigInteger(), "postgresql"), autoincrement=True, nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=True),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+    )
+    op.create_index("tag_changes_by_subject", "tag_changes", ["subject", "key"], unique=False)
+
+
+def _tags() -> None:
+    op.create_table(
+        "tags",
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("subject", "key"),
+    )
+    op.create_index("tags_by_key", "tags", ["key", "value"], unique=False)
 
 
 def _verdicts() -> None:
@@ -242,52 +406,23 @@ def _verdicts() -> None:
     op.create_index("verdicts_by_subject", "verdicts", ["subject", "at_us"], unique=False)
 
 
-def _tables() -> None:
+def _versions() -> None:
     op.create_table(
-        "table_versions",
+        "versions",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
-        sa.Column("at_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("version"),
-    )
-    op.create_table(
-        "parts",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("table_name", sa.Text(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("rows", sa.BigInteger(), nullable=False),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("min_event_us", sa.BigInteger(), nullable=False),
-        sa.Column("max_event_us", sa.BigInteger(), nullable=False),
-        sa.Column("added_version", sa.BigInteger(), nullable=False),
-        sa.Column("removed_version", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
+        sa.Column("manifest", sa.LargeBinary(), nullable=True),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.Column("deleted_by", sa.Text(), nullable=True),
+        sa.Column("deleted_why", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("kind", "name", "version"),
+        sa.UniqueConstraint("kind", "name", "idempotency_key"),
     )
-    op.create_index("parts_by_table", "parts", ["table_name", "min_event_us"], unique=False)
-    op.create_table(
-        "sealed",
-        sa.Column("writer", sa.Text(), nullable=False),
-        sa.Column("segment", sa.BigInteger(), nullable=False),
-        sa.Column("first_seq", sa.BigInteger(), nullable=False),
-        sa.Column("last_seq", sa.BigInteger(), nullable=False),
-        sa.Column("at_version", sa.BigInteger(), nullable=False),
-        sa.Column("cleared_us", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("writer", "segment"),
-    )
-
-
-def _replicas() -> None:
-    op.create_table(
-        "replicas",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("service", sa.Text(), nullable=False),
-        sa.Column("url", sa.Text(), nullable=False),
-        sa.Column("pid", sa.BigInteger(), nullable=False),
-        sa.Column("release", sa.Text(), nullable=True),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("note", sa.Text(), nullable=False),
-        sa.Column("started_us", sa.BigInteger(), nullable=False),
-        sa.Column("seen_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index("replicas_by_service", "replicas", ["service"], unique=False)
+    op.create_index("versions_by_digest", "versions", ["digest"], unique=False)
+    op.create_index("versions_by_time", "versions", ["created_us"], unique=False)
