@@ -144,6 +144,23 @@ def test_equal_directories_have_equal_digests(blobs: Blobs, tmp_path: Path) -> N
     assert blobs.put_tree(tmp_path / "two") != one
 
 
+def test_a_tree_can_be_made_of_bytes_that_are_here(blobs: Blobs, clock: ManualClock, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "a").write_bytes(b"one")
+    (source / "sub" / "b").write_bytes(b"two")
+    files = {"sub/b": blobs.put(b"two"), "a": blobs.put(b"one")}
+    clock.advance(2 * HOUR_US)
+    digest = blobs.put_tree_of(files)
+    assert blobs.gc(set, older_than_us=HOUR_US).digests == ()  # the bytes count as put again
+    assert digest == blobs.put_tree(source)
+    assert dict(blobs.tree(digest)) == files
+    with pytest.raises(NotFound):
+        blobs.put_tree_of({"a": ABSENT})
+    with pytest.raises(InvalidInput):
+        blobs.put_tree_of({"../a": files["a"]})
+
+
 def test_a_tree_is_laid_out_only_where_nothing_is(blobs: Blobs, tmp_path: Path) -> None:
     digest = blobs.put_tree(_tree(tmp_path / "source"))
     (tmp_path / "taken").mkdir()

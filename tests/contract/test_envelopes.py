@@ -59,9 +59,9 @@ VIEWS = {
     "Happening": "at_us event_us address what actor reason light",
     "RunsView": "runs experiments total next_before_us",
     "RunRow": "id name experiment status started_us ended_us actor parent metrics params",
-    "RunView": "run facts series completeness score artifacts inputs made tags",
+    "RunView": "run facts series completeness score artifacts inputs described models made releases children tags deleted_us",
     "SeriesPoints": "key steps at_us values total",
-    "EntryRow": "address kind name head changed_us aliases",
+    "EntryRow": "address kind name head changed_us aliases title description",
     "EntryView": "entry versions shown manifest moves tags tag_history lineage changes",
     "LineageView": "root nodes edges depth truncated",
     "ReleaseView": "address service version digest created_us actor reason light state deployable why_not channels pins environment "

@@ -15,9 +15,12 @@ LATEST = "latest"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._/-]*")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
-_ALIAS = re.compile(r"[a-z][a-z0-9-]*")
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 MAX_NAME_BYTES = 200
+MAX_ALIAS_BYTES = 255
+MAX_EXPERIMENT_CHARACTERS = 500
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -86,10 +89,10 @@ def _parse(text: str) -> Address:
         return Address(kind, name)
     if _VERSION.fullmatch(suffix):
         return Address(kind, name, int(suffix))
-    if _ALIAS.fullmatch(suffix) and len(suffix) <= MAX_NAME_BYTES:
+    if _ALIAS.fullmatch(suffix) and len(suffix) <= MAX_ALIAS_BYTES:
         return Address(kind, name, None, suffix)
     raise InvalidAddress(
-        "after '@' comes a version (1, 2, 3, …) or an alias (a-z, 0-9, '-', a letter first)", field="suffix", got=text[:80]
+        "after '@' comes a version (1, 2, 3, …) or an alias (letters, digits, '-', '_', a letter first)", field="suffix", got=text[:80]
     )
 
 
@@ -105,16 +108,16 @@ def check_name(name: str) -> str:
 
 
 def check_experiment(name: str) -> str:
-    """Return ``name`` if it can name an experiment (printable, trimmed, at most 500 bytes), else raise ``InvalidAddress``."""
-    if not name or name != name.strip() or not name.isprintable() or len(name.encode()) > 500:
-        raise InvalidAddress("an experiment's name is printable text of at most 500 bytes", field="name", got=name[:80])
+    """Return ``name`` if it can name an experiment: at most 500 characters of any script, not blank. Else raise ``InvalidAddress``."""
+    if not name.strip() or len(name) > MAX_EXPERIMENT_CHARACTERS or _CONTROL.search(name):
+        raise InvalidAddress("an experiment's name is text of at most 500 characters on one line", field="name", got=name[:80])
     return name
 
 
 def check_alias(alias: str) -> str:
     """Return ``alias`` if people may set it, else raise ``InvalidAddress`` (``latest`` is computed and reserved)."""
-    if not _ALIAS.fullmatch(alias) or len(alias) > MAX_NAME_BYTES:
-        raise InvalidAddress("an alias starts with a letter and holds a-z, 0-9 and '-'", field="alias", got=alias[:80])
-    if alias == LATEST:
+    if not _ALIAS.fullmatch(alias) or len(alias) > MAX_ALIAS_BYTES:
+        raise InvalidAddress("an alias starts with a letter and holds letters, digits, '-' and '_'", field="alias", got=alias[:80])
+    if alias.lower() == LATEST:
         raise InvalidAddress("@latest is computed and cannot be moved", field="alias", got=alias)
     return alias

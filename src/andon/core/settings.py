@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """``Host`` headers that servers answer."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
     """Larger request bodies are refused with 413."""
+    max_artifact_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100 * 1024**3
+    """Larger files of runs and models are refused; they are streamed to the disk, so memory sets no limit."""
     label_fsync: bool = True
     """Whether labels are acknowledged only after fsync."""
 

@@ -4,6 +4,7 @@
 itself). What an ONNX graph takes and gives is in ``andon.models.conversion``.
 """
 
+from andon.models.foreign import describe_foreign, files_at_in
 from andon.models.loading import Predictor, Weights, load
 from andon.models.records import Column, Dtype, Format, ModelManifest, Signature
 from andon.models.registering import load_model, register_saved, save_model
@@ -21,6 +22,8 @@ __all__ = [
     "Weights",
     "columns_from_rows",
     "columns_of",
+    "describe_foreign",
+    "files_at_in",
     "infer_signature",
     "load",
     "load_model",

@@ -48,6 +48,12 @@ def load(manifest: ModelManifest, files_dir: Path, *, allow_pickle: bool = False
             "this model is a pickle: loading it runs code from the file",
             next_step="pass allow_pickle=True if you trust whoever made it; better, save it again without format='pickle'",
         )
+    if "pickle" in manifest.flags and not allow_pickle:
+        raise Forbidden(
+            "loading this model runs code from its files",
+            flavors=", ".join(manifest.facts.get("flavors", ())),
+            next_step="pass allow_pickle=True if you trust whoever made it; better, log it as ONNX or skops",
+        )
     try:
         return _load(manifest, files_dir)
     except AndonError:
@@ -66,6 +72,10 @@ def _load(manifest: ModelManifest, files_dir: Path) -> Predictor:
     file = files_dir / manifest.entry
     if not file.is_file() or not file.resolve().is_relative_to(files_dir.resolve()):
         raise LoadFailed("the model's file is missing", entry=manifest.entry)
+    if manifest.format == "mlflow":
+        from andon.models.foreign_loading import load_foreign
+
+        return load_foreign(manifest, files_dir)
     if manifest.format == "onnx":
         from andon.models.conversion import open_session
 

@@ -9,7 +9,8 @@ import msgspec
 Dtype = Literal["double", "long", "boolean", "string", "datetime"]
 """float64, int64, bool, UTF-8 text, and ISO 8601 text or microseconds since 1970 UTC."""
 
-Format = Literal["onnx", "skops", "safetensors", "python", "pickle"]
+Format = Literal["onnx", "skops", "safetensors", "python", "pickle", "mlflow"]
+"""``mlflow``: a folder with an MLmodel file that none of the others describes; see ``foreign``."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -31,8 +32,8 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The manifest of a model version. Everything needed to load it, by digest."""
 
     format: Format
-    files: str
-    """Digest of the tree that holds the model's files."""
+    files: str | None
+    """Digest of the tree that holds the model's files; None when a client registered it and its files were not here."""
     entry: str
     """The file in the tree to load (``model.onnx``), or for ``python`` the class, ``module:Class``."""
     signature: Signature
@@ -44,3 +45,5 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """``pickle`` when loading it runs code from the file."""
     facts: dict[str, Any] = {}
     """What else the maker wants known; never read by Andon."""
+    origin: str = ""
+    """What the files were taken from, as an owner of artifacts and a path: ``logged-model:m-1`` or ``run:01J…/model``."""

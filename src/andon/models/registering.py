@@ -11,7 +11,8 @@ from typing import Any
 
 from andon.core.actors import Actor
 from andon.core.addresses import Address, check_name
-from andon.core.errors import CorruptBytes
+from andon.core.errors import CorruptBytes, LoadFailed
+from andon.models.foreign import describe_foreign, files_at_in
 from andon.models.loading import Predictor, load
 from andon.models.records import Format, ModelManifest, Signature
 from andon.models.saving import SavedModel, save
@@ -74,6 +75,23 @@ def register_saved(
     )
 
 
+def complete(store: Store, manifest: ModelManifest, *, address: Address) -> ModelManifest:
+    """The manifest of a model whose files came after it was registered. Raises ``LoadFailed`` when they are not here."""
+    files = {}
+    if manifest.origin:
+        with store.ledger.read() as connection:
+            files = files_at_in(connection, manifest.origin)
+    made = describe_foreign(store.blobs, files, origin=manifest.origin, facts=manifest.facts)
+    if made.files is None:
+        raise LoadFailed(
+            "this model's files are not here",
+            model=str(address),
+            source=str(manifest.facts.get("source", "")),
+            next_step="log the model's files to this server, then register it again",
+        )
+    return made
+
+
 def load_model(store: Store, address: str | Address, *, allow_pickle: bool = False) -> Predictor:
     """The predictor of a model version, its bytes verified.
 
@@ -81,13 +99,16 @@ def load_model(store: Store, address: str | Address, *, allow_pickle: bool = Fal
     """
     version = get(store, Address.parse(address, kind="model"))
     manifest = manifest_of(version, ModelManifest)
+    if manifest.files is None:
+        manifest = complete(store, manifest, address=version.address)
+    assert manifest.files is not None
     scratch = tempfile.mkdtemp(prefix="andon-model-")
     files = Path(scratch, "files")
     keep = False
     try:
         store.blobs.get_tree(manifest.files, files)
         predictor = load(manifest, files, allow_pickle=allow_pickle)
-        keep = manifest.format == "python"  # its code may read its files for as long as this process uses it
+        keep = manifest.format in ("python", "mlflow")  # its code may read its files for as long as this process uses it
         return predictor
     except CorruptBytes as error:
         raise CorruptBytes(

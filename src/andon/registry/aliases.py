@@ -53,14 +53,18 @@ def move_alias_in(
 
 def remove_alias(store: Store, address: str | Address, *, actor: Actor, reason: str = "", expected: Any = ANY) -> Move:
     """Make an alias point to nothing; its history stays. Raises ``NotFound`` when it points to nothing already."""
-    alias, now_us = _parse_alias(address), store.clock.now_us()
+    now_us = store.clock.now_us()
+    return store.ledger.write(lambda c: remove_alias_in(c, address, now_us=now_us, actor=actor, reason=reason, expected=expected))
 
-    def work(connection: Connection) -> Move:
-        if read_alias_in(connection, alias) is None:
-            raise NotFound(address=str(alias))
-        return _move(connection, alias, None, now_us, actor, reason, expected)
 
-    return store.ledger.write(work)
+def remove_alias_in(
+    connection: Connection, address: str | Address, *, now_us: int, actor: Actor, reason: str = "", expected: Any = ANY
+) -> Move:
+    """``remove_alias`` inside the caller's transaction."""
+    alias = _parse_alias(address)
+    if read_alias_in(connection, alias) is None:
+        raise NotFound(address=str(alias))
+    return _move(connection, alias, None, now_us, actor, reason, expected)
 
 
 def _move(connection: Connection, alias: Address, target: str | None, now_us: int, actor: Actor, reason: str, expected: Any) -> Move:

@@ -52,7 +52,7 @@ def check_registry_in(connection: Connection) -> list[Problem]:
 
 
 def _numbers(connection: Connection) -> Iterator[Problem]:
-    """Versions are 1, 2, 3, … up to the entry's head."""
+    """Versions are 1, 2, 3, … up to the entry's head, which is 0 when there are none yet."""
     v = s.versions.c
     counted = {
         (row.kind, row.name): row
@@ -65,7 +65,8 @@ def _numbers(connection: Connection) -> Iterator[Problem]:
     for row in connection.execute(select(s.entries)):
         found, named = counted.pop((row.kind, row.name), None), f"{row.kind}:{row.name}"
         if found is None:
-            yield Problem(named, f"its head is {row.head}, and it has no version", RESTORE)
+            if row.head:
+                yield Problem(named, f"its head is {row.head}, and it has no version", RESTORE)
         elif (found.low, found.high, found.n) != (1, row.head, row.head):
             yield Problem(named, f"its versions are not 1 to {row.head}: there are {found.n}, from {found.low} to {found.high}", RESTORE)
     for kind, name in counted:

@@ -80,7 +80,7 @@ def require_in(connection: Connection, address: str | Address) -> Version:
 
 
 def require_entry_in(connection: Connection, address: Address) -> None:
-    """Raise ``NotFound`` unless this name has ever had a version."""
+    """Raise ``NotFound`` unless this name is known, with or without a version."""
     if _head(connection, address) is None:
         raise not_found(connection, address)
 
@@ -110,9 +110,11 @@ def not_found(connection: Connection, address: Address) -> NotFound:
     if head is None:
         return NotFound(f"{address.entry} has no alias like that: aliases {named}", address=str(address))
     if address.version is None and address.alias in (None, LATEST):
-        return NotFound(f"every version of {address.entry} was deleted", address=str(address))
+        said = f"every version of {address.entry} was deleted" if head else f"{address.entry} has no version yet"
+        return NotFound(said, address=str(address))
     what = "version" if address.version is not None else "alias"
-    return NotFound(f"{address.entry} has no {what} like that: versions 1 to {head}, aliases {named}", address=str(address))
+    has = f"versions 1 to {head}" if head else "no version yet"
+    return NotFound(f"{address.entry} has no {what} like that: {has}, aliases {named}", address=str(address))
 
 
 def _suggestion(connection: Connection, address: Address) -> str:

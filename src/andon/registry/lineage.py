@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -46,6 +47,21 @@ def parents_in(connection: Connection, child: str | Address) -> list[tuple[str, 
     """What ``child`` was made from directly: (address, role), by address."""
     rows = connection.execute(select(s.edges).where(s.edges.c.child == str(Address.parse(child))).order_by(s.edges.c.parent))
     return [(row.parent, row.role) for row in rows]
+
+
+def living_children_in(connection: Connection, addresses: Sequence[str]) -> set[str]:
+    """Those of ``addresses`` that a version was made from which is not deleted."""
+    found: set[str] = set()
+    for start in range(0, len(addresses), LOOK_AT_ONCE):
+        query = select(s.edges.c.child, s.edges.c.parent).where(s.edges.c.parent.in_(addresses[start : start + LOOK_AT_ONCE]))
+        for row in connection.execute(query).all():
+            child = Address.parse(row.child)
+            if row.parent in found or child.version is None:
+                continue
+            at = (s.versions.c.kind == child.kind) & (s.versions.c.name == child.name) & (s.versions.c.version == child.version)
+            if connection.execute(select(s.versions.c.version).where(at, s.versions.c.deleted_us.is_(None))).first() is not None:
+                found.add(row.parent)
+    return found
 
 
 def lineage(store: Store, address: str | Address, direction: Direction = "both", *, limit: int = 500) -> Graph:

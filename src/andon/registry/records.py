@@ -31,7 +31,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A name with its versions counted and its aliases listed."""
+    """A name with its versions counted (0: none yet) and its aliases listed."""
 
     kind: str
     name: str
@@ -39,6 +39,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
     changed_us: int
     aliases: dict[str, str] = {}
+    title: str | None = None
+    """What a foreign client calls it, whose names are freer than ours; None: by its name."""
+    description: str = ""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select, update
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, select
 
 from andon.core.actors import Actor
 from andon.core.addresses import VERSIONED_KINDS, Address
-from andon.core.errors import NotFound
+from andon.core.errors import InvalidInput, NotFound
 from andon.core.texts import check_reason, check_text
 from andon.registry.finding import require_entry_in, require_in, resolve_in
 from andon.registry.records import TagChange
 from andon.store import Store
 from andon.store import schema as s
+from andon.store.statements import IN_ONE, places, rows_of, run_sql
 
-MAX_KEY_BYTES = 250
-MAX_VALUE_BYTES = 8_000
+MAX_KEY_CHARACTERS = 250
+MAX_VALUE_BYTES = 400_000
+"""A hundred thousand characters of any script."""
 
 
 def set_tag(store: Store, subject: str | Address, key: str, value: str | None, *, actor: Actor, reason: str = "") -> None:
@@ -32,24 +36,50 @@ def set_tag_in(
 ) -> None:
     """``set_tag`` inside the caller's transaction."""
     named = _subject(connection, subject)
-    check_text(key, "key", at_least=1, at_most=MAX_KEY_BYTES)
-    if value is not None:
-        check_text(value, "value", at_most=MAX_VALUE_BYTES)
-    check_reason(reason)
-    at = (s.tags.c.subject == named) & (s.tags.c.key == key)
-    before = connection.execute(select(s.tags.c.value).where(at)).scalar()
-    if before == value:
-        if value is None:
-            raise NotFound("there is no such tag", subject=named, key=key)
-        return
     if value is None:
-        connection.execute(delete(s.tags).where(at))
-    elif before is None:
-        connection.execute(insert(s.tags).values(subject=named, key=key, value=value))
+        remove_tag_in(connection, named, key, now_us=now_us, actor=actor, reason=reason)
     else:
-        connection.execute(update(s.tags).where(at).values(value=value))
-    change = {"subject": named, "key": key, "value": value, "at_us": now_us, "actor": str(actor), "reason": reason}
-    connection.execute(insert(s.tag_changes).values(**change))
+        set_tags_in(connection, named, {key: value}, now_us=now_us, actor=actor, reason=reason)
+
+
+def check_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """Return ``tags`` if they can be kept. Raises ``InvalidInput``."""
+    for key, value in tags.items():
+        check_text(key, "key", at_least=1, at_most=4 * MAX_KEY_CHARACTERS)
+        if len(key) > MAX_KEY_CHARACTERS:
+            raise InvalidInput(f"a tag's key has at most {MAX_KEY_CHARACTERS} characters", field="key", got=key[:80])
+        check_text(value, "value", at_most=MAX_VALUE_BYTES)
+    return tags
+
+
+def set_tags_in(
+    connection: Connection, subject: str, tags: Mapping[str, str], *, now_us: int, actor: Actor, reason: str = "", fresh: bool = False
+) -> None:
+    """Set several tags of ``subject``, an address that the caller knows to be there; ``fresh``: it was made in this transaction."""
+    check_tags(tags)
+    check_reason(reason)
+    known: dict[str, str] = {}
+    keys = [] if fresh else list(tags)
+    for start in range(0, len(keys), IN_ONE):
+        part = keys[start : start + IN_ONE]
+        query = f"select key, value from tags where subject = ? and key in ({places(len(part))})"
+        known |= dict(rows_of(connection, query, (subject, *part)))
+    changed = [(subject, key, value) for key, value in tags.items() if known.get(key) != value]
+    if changed:
+        run_sql(connection, _SET, changed)
+        run_sql(connection, _JOURNAL, [(*row, now_us, str(actor), reason) for row in changed])
+
+
+_SET = "insert into tags (subject, key, value) values (?, ?, ?) on conflict (subject, key) do update set value = excluded.value"
+_JOURNAL = "insert into tag_changes (subject, key, value, at_us, actor, reason) values (?, ?, ?, ?, ?, ?)"
+
+
+def remove_tag_in(connection: Connection, subject: str, key: str, *, now_us: int, actor: Actor, reason: str = "") -> None:
+    """Remove a tag of ``subject``, the text of an address. Raises ``NotFound`` when there is none."""
+    check_reason(reason)
+    if not run_sql(connection, "delete from tags where subject = ? and key = ?", (subject, key)):
+        raise NotFound("there is no such tag", subject=subject, key=key)
+    run_sql(connection, _JOURNAL, (subject, key, None, now_us, str(actor), reason))
 
 
 def tags_of(store: Store, subject: str | Address) -> dict[str, str]:

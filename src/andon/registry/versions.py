@@ -14,7 +14,7 @@ from andon.core.addresses import VERSIONED_KINDS, Address, check_name
 from andon.core.digests import canonical_json, check_digest, digest_bytes
 from andon.core.errors import Conflict, InvalidAddress, InvalidInput, Pinned
 from andon.core.texts import check_reason, check_text
-from andon.registry.finding import get_in, not_found, require_in, version_of
+from andon.registry.finding import get_in, require_entry_in, require_in, version_of
 from andon.registry.lineage import link_in
 from andon.registry.records import Entry, Parent, Version
 from andon.store import Store
@@ -72,8 +72,9 @@ def register_in(
     parents: Sequence[Parent] = (),
     blobs: Sequence[str] = (),
     idempotency_key: str | None = None,
+    again: bool = False,
 ) -> Version:
-    """``register`` inside the caller's transaction."""
+    """``register`` inside the caller's transaction. With ``again``, what the head already holds becomes a new version too."""
     if kind not in VERSIONED_KINDS:
         raise InvalidAddress(f"{kind!r} has no versions", field="kind")
     check_name(name)
@@ -86,7 +87,7 @@ def register_in(
             f"a manifest has at most {MAX_MANIFEST_BYTES} bytes; put large things in the artifact store", field="manifest", got=len(body)
         )
     digest = digest_bytes(body)
-    known = _known(connection, kind, name, digest, idempotency_key)
+    known = None if again and idempotency_key is None else _known(connection, kind, name, digest, idempotency_key)
     if known is not None:
         return known
     version = _next_version(connection, kind, name, now_us)
@@ -131,7 +132,7 @@ def _next_version(connection: Connection, kind: str, name: str, now_us: int) -> 
     if head is None:
         connection.execute(insert(s.entries).values(kind=kind, name=name, head=1, created_us=now_us, changed_us=now_us))
         return 1
-    connection.execute(update(s.entries).where(named).values(head=head + 1, changed_us=now_us))
+    connection.execute(update(s.entries).where(named).values(head=head + 1, changed_us=now_us, deleted_us=None))
     return int(head) + 1
 
 
@@ -149,7 +150,7 @@ def manifest_of(version: Version, kind: type[T]) -> T:
 
 
 def versions(store: Store, entry: str | Address, *, limit: int = 100, before: int | None = None) -> list[Version]:
-    """Versions of a name, newest first, tombstones included. Raises ``NotFound`` when there is no such name."""
+    """Versions of a name, newest first, tombstones included. Raises ``NotFound`` when there is no such name; one may have none yet."""
     address = Address.parse(entry).entry
     query = select(s.versions).where(s.versions.c.kind == address.kind, s.versions.c.name == address.name)
     if before is not None:
@@ -157,13 +158,13 @@ def versions(store: Store, entry: str | Address, *, limit: int = 100, before: in
     with store.ledger.read() as connection:
         rows = connection.execute(query.order_by(s.versions.c.version.desc()).limit(limit)).all()
         if not rows and before is None:
-            raise not_found(connection, address)
+            require_entry_in(connection, address)
         return [version_of(row) for row in rows]
 
 
 def entries(store: Store, kind: str | None = None, *, prefix: str = "", limit: int = 1000) -> list[Entry]:
-    """Names with their heads and aliases, by kind and name."""
-    query = select(s.entries)
+    """Names with their heads and aliases, by kind and name; deleted names are left out."""
+    query = select(s.entries).where(s.entries.c.deleted_us.is_(None))
     if kind is not None:
         query = query.where(s.entries.c.kind == kind)
     if prefix:
@@ -182,6 +183,8 @@ def entries(store: Store, kind: str | None = None, *, prefix: str = "", limit: i
             created_us=row.created_us,
             changed_us=row.changed_us,
             aliases=named.get((row.kind, row.name), {}),
+            title=row.title,
+            description=row.description or "",
         )
         for row in rows
     ]
@@ -193,19 +196,22 @@ def delete(store: Store, address: str | Address, *, actor: Actor, reason: str) -
     Raises ``Pinned`` while an alias points to it, or a release that still lives was made from it.
     """
     now_us = store.clock.now_us()
+    return store.ledger.write(lambda connection: delete_in(connection, address, now_us=now_us, actor=actor, reason=reason))
+
+
+def delete_in(connection: Connection, address: str | Address, *, now_us: int, actor: Actor, reason: str) -> Version:
+    """``delete`` inside the caller's transaction."""
     check_reason(reason)
-
-    def work(connection: Connection) -> Version:
-        found = get_in(connection, address)
-        at = found.address
-        _refuse_if_needed(connection, at)
-        key = and_(s.versions.c.kind == at.kind, s.versions.c.name == at.name, s.versions.c.version == at.version)
-        gone = {"deleted_us": now_us, "deleted_by": str(actor), "deleted_why": reason}
-        connection.execute(update(s.versions).where(key).values(manifest=None, idempotency_key=None, **gone))
-        connection.execute(sql_delete(s.blob_refs).where(s.blob_refs.c.owner == str(at)))
-        return msgspec.structs.replace(found, manifest=None, **gone)
-
-    return store.ledger.write(work)
+    found = get_in(connection, address)
+    at = found.address
+    _refuse_if_needed(connection, at)
+    key = and_(s.versions.c.kind == at.kind, s.versions.c.name == at.name, s.versions.c.version == at.version)
+    gone = {"deleted_us": now_us, "deleted_by": str(actor), "deleted_why": reason}
+    connection.execute(update(s.versions).where(key).values(manifest=None, idempotency_key=None, **gone))
+    connection.execute(sql_delete(s.blob_refs).where(s.blob_refs.c.owner == str(at)))
+    told = s.version_sources.c
+    connection.execute(sql_delete(s.version_sources).where(told.kind == at.kind, told.name == at.name, told.version == at.version))
+    return msgspec.structs.replace(found, manifest=None, **gone)
 
 
 def _refuse_if_needed(connection: Connection, at: Address) -> None:

@@ -66,6 +66,10 @@ class Ledger(Protocol):
         """A number that differs from the last one seen on this thread if anything may have been committed since; cheap enough to poll."""
         ...
 
+    def reclaim(self) -> int:
+        """Give the space of deleted records back, between other writers' turns; returns bytes (0 where the database does it itself)."""
+        ...
+
     def close(self) -> None:
         """Finish what was submitted and let go."""
         ...
@@ -78,6 +82,14 @@ class Blobs(Protocol):
         """Keep bytes or a stream; returns the digest once they are durable."""
         ...
 
+    def begin(self) -> Incoming:
+        """A blob whose bytes arrive in pieces. Nobody sees it before its ``keep``."""
+        ...
+
+    def uploads_folder(self) -> Path:
+        """Where uploads in parts wait (``blobs.uploads``), on the same disk; it may not exist yet."""
+        ...
+
     def put_file(self, path: str | os.PathLike[str]) -> str:
         """Keep a file's bytes."""
         ...
@@ -86,12 +98,24 @@ class Blobs(Protocol):
         """Keep a directory as a tree of digests (names, modes, no links out of it); returns the tree's digest."""
         ...
 
+    def put_tree_of(self, files: Mapping[str, str]) -> str:
+        """Keep a tree of bytes that are here already, as path -> digest; no byte is read. Raises ``NotFound`` for one that is not here."""
+        ...
+
     def get(self, digest: str) -> bytes:
         """All bytes. Raises ``NotFound`` or ``CorruptBytes`` naming the digest."""
         ...
 
     def open(self, digest: str) -> IO[bytes]:
         """A readable stream, verified before the first byte is handed out."""
+        ...
+
+    def pieces(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from ``start`` to ``stop`` in pieces of at most a megabyte; raises ``NotFound`` at once.
+
+        A blob that nobody has read yet is verified on the way, and its last piece comes only when it is sound: else ``CorruptBytes`` comes
+        in its place, so whoever passes pieces on must not call them the whole before the end. A part is verified before its first byte.
+        """
         ...
 
     def get_tree(self, digest: str, into: str | os.PathLike[str]) -> None:
@@ -124,6 +148,27 @@ class Blobs(Protocol):
         ``keep`` is called twice: whoever records a digest must have put its bytes (again) within ``older_than_us``, or recorded it before
         the second call. Raises ``LeaseHeld`` while another gc runs.
         """
+        ...
+
+
+class Incoming(Protocol):
+    """Bytes on their way into the store. One thread at a time; end it with ``drop``, kept or not."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes have come."""
+        ...
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Add pieces. Raises ``DiskFull``, ``ReadOnly`` or ``Unavailable``."""
+        ...
+
+    def keep(self) -> str:
+        """The digest, once the bytes are durable."""
+        ...
+
+    def drop(self) -> None:
+        """Let go; what was not kept is gone."""
         ...
 
 
@@ -193,6 +238,14 @@ class Tables(Protocol):
 
     def drop_before(self, table: str, before_us: int) -> int:
         """Retention: remove sealed rows with ``event_time < before_us``; returns how many. Older versions still show them until a purge."""
+        ...
+
+    def remove(
+        self, table: str, gone: Callable[[pa.Table], pa.ChunkedArray], *, start_us: int | None = None, end_us: int | None = None
+    ) -> int:
+        """Remove sealed rows of which ``gone`` (a boolean for each row of a table) is true, in parts that overlap ``start_us <= event_time
+        < end_us``; returns how many. Older versions still show them until a purge. Raises ``Conflict`` when parts were replaced meanwhile:
+        try again."""
         ...
 
     def purge(self, older_than_us: int) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, select
 
 from andon.core.actors import Actor
 from andon.core.digests import canonical_json
 from andon.core.errors import Conflict
 from andon.store.schema import events
+from andon.store.statements import rows_of, run_sql
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,24 +43,16 @@ def append(
     n = last(connection, stream)
     if expected is not None and expected != n:
         raise Conflict("the stream has moved on since you looked", stream=stream, expected=expected, found=n)
-    connection.execute(
-        insert(events).values(
-            stream=stream,
-            n=n + 1,
-            type=kind,
-            body=canonical_json(body),
-            at_us=at_us,
-            event_us=event_us,
-            actor=str(actor),
-            reason=reason,
-        )
-    )
+    run_sql(connection, _ADD, (stream, n + 1, kind, canonical_json(body), at_us, event_us, str(actor), reason))
     return n + 1
 
 
 def last(connection: Connection, stream: str) -> int:
     """The number of a stream's newest event; 0 when there is none."""
-    return int(connection.execute(select(func.max(events.c.n)).where(events.c.stream == stream)).scalar() or 0)
+    return int(rows_of(connection, "select max(n) from events where stream = ?", (stream,))[0][0] or 0)
+
+
+_ADD = "insert into events (stream, n, type, body, at_us, event_us, actor, reason) values (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def read(connection: Connection, stream: str, *, after: int = 0) -> list[Event]:

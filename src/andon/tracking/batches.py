@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from andon.core.actors import Actor
 from andon.core.errors import Conflict, Gone, InvalidInput, NotFound
-from andon.registry import set_tag_in
+from andon.registry.tags import set_tags_in
 from andon.store import Store
-from andon.store import schema as s
+from andon.store.statements import IN_ONE, places, rows_of, run_sql
 from andon.tracking.points import Group, check_key, group, write_points
 
 if TYPE_CHECKING:
@@ -69,26 +69,22 @@ def log_batch_in(
         write_params_in(connection, run, params)
     if groups:
         write_points(connection, run, groups)
-    for key, value in (tags or {}).items():
-        set_tag_in(connection, f"run:{run}", key, value, now_us=now_us, actor=actor)
+    if tags:
+        set_tags_in(connection, f"run:{run}", tags, now_us=now_us, actor=actor)
 
 
 def check_run_in(connection: Connection, run: str) -> None:
     """Raise ``NotFound`` unless the run is there, ``Gone`` when it was deleted."""
-    row = connection.execute(select(s.runs.c.deleted_us).where(s.runs.c.id == run)).first()
-    if row is None:
+    rows = rows_of(connection, "select deleted_us from runs where id = ?", (run,))
+    if not rows:
         raise NotFound(address=f"run:{run}", next_step="run `andon ls run` to see what there is")
-    if row[0] is not None:
-        raise Gone("this run was deleted", address=f"run:{run}", deleted_us=row[0], next_step="restore it first")
+    if rows[0][0] is not None:
+        raise Gone("this run was deleted", address=f"run:{run}", deleted_us=rows[0][0], next_step="restore it first")
 
 
 def write_params_in(connection: Connection, run: str, params: Mapping[str, str]) -> None:
     """Params are written once: the same value again is nothing, another value raises ``Conflict`` naming the key."""
-    keys = list(params)
-    known: dict[str, str] = {}
-    for start in range(0, len(keys), 500):
-        query = select(s.params.c.key, s.params.c.value).where(s.params.c.run == run, s.params.c.key.in_(keys[start : start + 500]))
-        known |= {row.key: row.value for row in connection.execute(query)}
+    known = params_in(connection, run, list(params))
     for key, value in known.items():
         if params[key] != value:
             raise Conflict(
@@ -98,9 +94,18 @@ def write_params_in(connection: Connection, run: str, params: Mapping[str, str])
                 got=params[key][:200],
                 next_step="log it under another name, or start another run",
             )
-    rows = [{"run": run, "key": key, "value": value} for key, value in params.items() if key not in known]
+    rows = [(run, key, value) for key, value in params.items() if key not in known]
     if rows:
-        connection.execute(s.params.insert(), rows)
+        run_sql(connection, "insert into params (run, key, value) values (?, ?, ?)", rows)
+
+
+def params_in(connection: Connection, run: str, keys: Sequence[str]) -> dict[str, str]:
+    """Those of a run's params that are named."""
+    known: dict[str, str] = {}
+    for start in range(0, len(keys), IN_ONE):
+        part = keys[start : start + IN_ONE]
+        known |= dict(rows_of(connection, f"select key, value from params where run = ? and key in ({places(len(part))})", (run, *part)))
+    return known
 
 
 def param_texts(params: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,9 @@ from andon.tracking.starting import RUN_VARIABLE, capture_facts, name_diff
 
 CHUNK_BYTES = 64 * 1024
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # the shell's own codes
+CONTEXT_VARIABLE = "MLFLOW_RUN_CONTEXT"
+AROUND = "andon.run"
+"""The tag of a run that names the run of the command it was made in."""
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +87,15 @@ def run_command(
     return CommandResult(run=runs.update_run(store, record.id, actor=actor, status=status, body=body), exit_code=exit_code)
 
 
+def spool_of(store: Store, run: str) -> Path:
+    """Where the output of a running command is, as ``stdout.log`` and ``stderr.log``, on the machine that runs it."""
+    return Path(store.settings.home, "running", run)
+
+
 def _spool(store: Store, record: RunRecord) -> Path:
     if not store.ledger.capabilities.durable:  # a store in memory has no home folder
         return Path(tempfile.mkdtemp(prefix="andon-run-"))
-    folder = Path(store.settings.home, "running", record.id)
+    folder = spool_of(store, record.id)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -96,6 +105,7 @@ def _run(command: Sequence[str], store: Store, record: RunRecord, folder: Path, 
         RUN_VARIABLE: record.id,
         "ANDON_HOME": store.settings.home,
         "PYTHONUNBUFFERED": "1",  # or its prints come when it ends
+        CONTEXT_VARIABLE: _context(record.id),
     }
     try:
         child = subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=None, bufsize=0)
@@ -113,6 +123,15 @@ def _run(command: Sequence[str], store: Store, record: RunRecord, folder: Path, 
     for copy in copies:
         copy.join(timeout=10)  # a grandchild may hold the pipe open for ever
     return (code, None) if code >= 0 else (128 - code, f"ended by {signal.Signals(-code).name}")
+
+
+def _context(run: str) -> str:
+    """The tags that an MLflow client inside the command gives its runs: which run is around them, so that they share what it captured."""
+    try:
+        before = json.loads(os.environ.get(CONTEXT_VARIABLE, ""))
+    except ValueError:
+        before = {}
+    return json.dumps((before if isinstance(before, dict) else {}) | {AROUND: run})
 
 
 def _copy(source: IO[bytes], log: Path, shown: IO[bytes]) -> None:

@@ -9,12 +9,17 @@ from sqlalchemy import Connection, select
 
 from andon.core.addresses import Address
 from andon.models import ModelManifest
-from andon.registry import get, manifest_of
+from andon.registry import get, manifest_of, tags_of
 from andon.store import Store
 from andon.store import schema as s
 from andon.tracking.artifacts import artifacts_of
+from andon.tracking.inputs import DescribedInput, described_inputs_in
 from andon.tracking.records import Artifact, Metric, RunInput, RunRecord
 from andon.tracking.runs import get_run, inputs_of, metrics_of, params_of
+
+COMMIT_TAG, ENTRY_TAG = "mlflow.source.git.commit", "mlflow.source.name"
+"""In which the most usual of other clients say where their code is."""
+WRAP = "start it with `andon run -- CMD`, or the run with andon.run: then it is captured"
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +56,8 @@ def completeness_of(store: Store, run: str) -> Completeness:
         artifacts=artifacts_of(store, record.id),
         models={address: manifest_of(get(store, address), ModelManifest) for address in registered if address.startswith("model:")},
         registered=registered,
+        described=_described(store, record),
+        said=_said(store, record),
     )
 
 
@@ -63,9 +70,15 @@ def judge_completeness(
     artifacts: Sequence[Artifact],
     models: Mapping[str, ModelManifest],
     registered: Sequence[str] = (),
+    described: Sequence[DescribedInput] = (),
+    said: Mapping[str, str] | None = None,
 ) -> Completeness:
-    """The judgement itself, on what was read. ``registered`` are addresses of what the run made besides files. Pure."""
-    parts = (*_code(record), *_environment(record), *_logged(record, params, metrics, inputs), *_made(models, artifacts, registered))
+    """The judgement itself, on what was read. ``registered`` are addresses of what the run made besides files. Pure.
+
+    ``said`` are the tags in which a client of another tool says what it knows of its code; nothing else was captured then.
+    """
+    code = _code(record) if record.facts is not None or not said else _code_as_said(said)
+    parts = (*code, *_environment(record), *_logged(record, params, metrics, inputs, described), *_made(models, artifacts, registered))
     total = sum(part.weight for part in parts)
     return Completeness(score=round(sum(part.weight for part in parts if part.present) / total, 3), parts=parts)
 
@@ -103,6 +116,27 @@ def _code(record: RunRecord) -> list[Part]:
     ]
 
 
+def _code_as_said(said: Mapping[str, str]) -> list[Part]:
+    commit, entry = said.get(COMMIT_TAG), said.get(ENTRY_TAG)
+    return [
+        Part(
+            name="commit",
+            present=bool(commit),
+            weight=3,
+            found=f"{commit[:10]}, as its client says" if commit else "its client does not say",
+            advice="run it inside a git repository, with GitPython installed",
+        ),
+        Part(
+            name="code changes",
+            present=False,
+            weight=1,
+            found="its client does not say whether anything was uncommitted",
+            advice=WRAP,
+        ),
+        Part(name="entry point", present=bool(entry), weight=1, found=entry or "its client does not say", advice=WRAP),
+    ]
+
+
 def _environment(record: RunRecord) -> list[Part]:
     facts = record.facts
     notes = facts.extra.get("not_from_index", {}) if facts is not None else {}
@@ -114,7 +148,7 @@ def _environment(record: RunRecord) -> list[Part]:
             present=count > 0,
             weight=2,
             found=f"Python {facts.environment.python}, {count} distributions" if facts is not None else "not captured",
-            advice="start the run with andon.run, or `andon run -- CMD`",
+            advice=WRAP,
         ),
         Part(
             name="installable environment",
@@ -128,7 +162,7 @@ def _environment(record: RunRecord) -> list[Part]:
             present=facts is not None,
             weight=1,
             found=f"{facts.hardware.cores} cores of {facts.hardware.cpu}" if facts is not None else "not captured",
-            advice="start the run with andon.run",
+            advice=WRAP,
         ),
         Part(
             name="seeds",
@@ -140,13 +174,20 @@ def _environment(record: RunRecord) -> list[Part]:
     ]
 
 
-def _logged(record: RunRecord, params: Mapping[str, str], metrics: Mapping[str, Metric], inputs: Sequence[RunInput]) -> list[Part]:
+def _logged(
+    record: RunRecord,
+    params: Mapping[str, str],
+    metrics: Mapping[str, Metric],
+    inputs: Sequence[RunInput],
+    described: Sequence[DescribedInput],
+) -> list[Part]:
+    named = [item.address for item in inputs] or [f"{item.name} {item.digest}, described and not kept here" for item in described]
     return [
         Part(
             name="data",
-            present=bool(inputs),
+            present=bool(named),
             weight=3,
-            found=", ".join(item.address for item in inputs[:3]) or "none",
+            found=", ".join(named[:3]) or "none",
             advice="read data with andon.dataset('dataset:NAME@VERSION') inside the run",
         ),
         Part(name="params", present=bool(params), weight=2, found=f"{len(params)}", advice="pass params={…} or call run.log_params"),
@@ -193,6 +234,16 @@ def _made(models: Mapping[str, ModelManifest], artifacts: Sequence[Artifact], re
             ),
         ]
     return parts
+
+
+def _described(store: Store, record: RunRecord) -> list[DescribedInput]:
+    with store.ledger.read() as connection:
+        return described_inputs_in(connection, [record.id]).get(record.id, [])
+
+
+def _said(store: Store, record: RunRecord) -> dict[str, str]:
+    tags = tags_of(store, record.address)
+    return {key: tags[key] for key in (COMMIT_TAG, ENTRY_TAG) if key in tags}
 
 
 def _registered_by(store: Store, record: RunRecord) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ from sqlalchemy import Connection, insert, select, update
 from andon.core.actors import Actor
 from andon.core.addresses import Address, check_experiment
 from andon.core.errors import Conflict, Gone, InvalidInput, NotFound
-from andon.registry import set_tag_in
+from andon.registry.tags import set_tags_in
 from andon.store import Store, streams
 from andon.store import schema as s
 
 DEFAULT_ID = 0
 DEFAULT = "Default"
 """The experiment of runs that name none; every ledger has it."""
-MAX_LOCATION_BYTES = 2_000
+MAX_LOCATION_BYTES = 8_192
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +68,8 @@ def create_experiment_in(
         )
     values = {"name": name, "location": location, "created_us": now_us, "changed_us": now_us}
     number = connection.execute(insert(s.experiments).values(**values).returning(s.experiments.c.id)).scalar_one()
-    for key, value in (tags or {}).items():
-        set_tag_in(connection, f"experiment:{name}", key, value, now_us=now_us, actor=actor)
+    if tags:
+        set_tags_in(connection, f"experiment:{name}", tags, now_us=now_us, actor=actor)
     return Experiment(id=number, name=name, location=location, created_us=now_us, changed_us=now_us)
 
 
@@ -102,6 +102,14 @@ def get_experiment_in(connection: Connection, experiment: int | str | Address) -
     found = find_experiment_in(connection, name)
     if found is None:
         raise NotFound("there is no experiment of this name", address=f"experiment:{name}", next_step="run `andon ls experiment`")
+    return found
+
+
+def check_open_in(connection: Connection, experiment: int | str | Address) -> Experiment:
+    """An experiment that may be written to. Raises ``NotFound``, or ``Gone`` when it was deleted."""
+    found = get_experiment_in(connection, experiment)
+    if found.deleted_us is not None:
+        raise Gone("this experiment was deleted", address=found.address, next_step="restore it first")
     return found
 
 
@@ -138,30 +146,32 @@ def rename_experiment_in(
 
 def delete_experiment(store: Store, experiment: int | str, *, actor: Actor, reason: str = "") -> None:
     """Hide an experiment and its runs, and refuse writes to them; ``restore_experiment`` brings them back until retention frees them."""
-    _hide(store, experiment, store.clock.now_us(), actor, reason, hidden=True)
+    now_us = store.clock.now_us()
+    store.ledger.write(lambda c: hide_experiment_in(c, experiment, now_us=now_us, actor=actor, reason=reason))
 
 
 def restore_experiment(store: Store, experiment: int | str, *, actor: Actor, reason: str = "") -> None:
     """Bring a deleted experiment back with all its runs."""
-    _hide(store, experiment, store.clock.now_us(), actor, reason, hidden=False)
+    now_us = store.clock.now_us()
+    store.ledger.write(lambda c: hide_experiment_in(c, experiment, now_us=now_us, actor=actor, reason=reason, hidden=False))
 
 
-def _hide(store: Store, experiment: int | str, now_us: int, actor: Actor, reason: str, *, hidden: bool) -> None:
-    def work(connection: Connection) -> None:
-        found = get_experiment_in(connection, experiment)
-        if (found.deleted_us is not None) == hidden:
-            return
-        at = s.experiments.c.id == found.id
-        connection.execute(update(s.experiments).where(at).values(deleted_us=now_us if hidden else None, changed_us=now_us))
-        runs, models = s.runs.c, s.logged_models.c
-        for table, columns in ((s.runs, runs), (s.logged_models, models)):
-            theirs = columns.experiment == found.id
-            theirs &= columns.deleted_us.is_(None) if hidden else columns.deleted_us.is_not(None)
-            connection.execute(update(table).where(theirs).values(deleted_us=now_us if hidden else None))
-        word = "deleted" if hidden else "restored"
-        streams.append(connection, stream_of(found.id), word, {}, at_us=now_us, actor=actor, reason=reason)
-
-    store.ledger.write(work)
+def hide_experiment_in(
+    connection: Connection, experiment: int | str, *, now_us: int, actor: Actor, reason: str = "", hidden: bool = True
+) -> None:
+    """``delete_experiment``, or with ``hidden=False`` ``restore_experiment``, inside the caller's transaction."""
+    found = get_experiment_in(connection, experiment)
+    if (found.deleted_us is not None) == hidden:
+        return
+    at = s.experiments.c.id == found.id
+    connection.execute(update(s.experiments).where(at).values(deleted_us=now_us if hidden else None, changed_us=now_us))
+    runs, models = s.runs.c, s.logged_models.c
+    for table, columns in ((s.runs, runs), (s.logged_models, models)):
+        theirs = columns.experiment == found.id
+        theirs &= columns.deleted_us.is_(None) if hidden else columns.deleted_us.is_not(None)
+        connection.execute(update(table).where(theirs).values(deleted_us=now_us if hidden else None))
+    word = "deleted" if hidden else "restored"
+    streams.append(connection, stream_of(found.id), word, {}, at_us=now_us, actor=actor, reason=reason)
 
 
 def stream_of(number: int) -> str:

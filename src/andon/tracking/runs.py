@@ -6,23 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, and_, func, insert, literal, select, tuple_, update
+from sqlalchemy import Connection, and_, func, insert, literal, select, tuple_
 
 from andon.core.actors import Actor
 from andon.core.addresses import Address, check_experiment
 from andon.core.digests import canonical_json
-from andon.core.errors import Conflict, InvalidInput, NotFound
+from andon.core.errors import Conflict, Gone, InvalidInput, NotFound
+from andon.core.texts import check_text
 from andon.registry import link_in
+from andon.registry.tags import set_tags_in
 from andon.store import Store, leases, streams
 from andon.store import schema as s
+from andon.store.statements import rows_of, run_sql
 from andon.tracking import liveness
-from andon.tracking.batches import check_run_in, log_batch_in, param_texts
+from andon.tracking.batches import check_run_in, param_texts, write_params_in
 from andon.tracking.experiments import DEFAULT, ensure_experiment_in
 from andon.tracking.points import SeriesPoints, read_points, real_value
 from andon.tracking.records import Metric, RunFacts, RunInput, RunRecord, RunStatus
 
 View = Literal["active", "deleted", "all"]
-MAX_NAME_CHARACTERS = 500
+MAX_NAME_CHARACTERS = 1_000
+NO_END = -1
 _STATUSES = ("scheduled", "running", "finished", "failed", "killed")
 
 
@@ -62,32 +66,28 @@ def create_run_in(
     holder: str | None = None,
 ) -> RunRecord:
     """``create_run`` inside the caller's transaction."""
-    if connection.execute(select(s.runs.c.id).where(s.runs.c.id == made.id)).first() is not None:
+    if rows_of(connection, "select 1 from runs where id = ?", (made.id,)):
         raise Conflict("there is a run with this id already", address=made.address)
     if made.parent is not None:
         check_run_in(connection, made.parent)
         link_in(connection, made.address, f"run:{made.parent}", "run", now_us=now_us)
     if made.experiment_id < 0:
         made = msgspec.structs.replace(made, experiment_id=ensure_experiment_in(connection, made.experiment, now_us=now_us))
-    connection.execute(
-        insert(s.runs).values(
-            id=made.id,
-            experiment=made.experiment_id,
-            name=made.name,
-            status=made.status,
-            started_us=made.started_us,
-            ended_us=made.ended_us,
-            actor=made.actor,
-            parent=made.parent,
-            facts=_encode(made.facts),
-        )
-    )
-    streams.append(connection, made.address, "started", {}, at_us=now_us, actor=actor)
-    if params or tags:
-        log_batch_in(connection, made.id, params=params, tags=tags, now_us=now_us, actor=actor)
+    row = (made.id, made.experiment_id, made.name, made.status, made.started_us, made.ended_us, made.actor, made.parent)
+    run_sql(connection, _INSERT, (*row, _encode(made.facts)))
+    run_sql(connection, _BEGIN, (made.address, b"{}", now_us, str(actor)))
+    if params:
+        write_params_in(connection, made.id, params)
+    if tags:
+        set_tags_in(connection, made.address, tags, now_us=now_us, actor=actor, fresh=True)
     if holder is not None:
         leases.take_lease(connection, made.address, holder, now_us=now_us, for_us=liveness.LEASE_US)
     return made
+
+
+_INSERT = "insert into runs (id, experiment, name, status, started_us, ended_us, actor, parent, facts) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# a new run's stream is empty, so there is nothing to ask first
+_BEGIN = "insert into events (stream, n, type, body, at_us, actor, reason) values (?, 1, 'started', ?, ?, ?, '')"
 
 
 def _new_record(
@@ -95,8 +95,7 @@ def _new_record(
 ) -> RunRecord:
     check_experiment(experiment)
     identity = Address.parse(f"run:{run}").name if run is not None else store.ids.new()
-    if len(name) > MAX_NAME_CHARACTERS or not (name or "x").isprintable():
-        raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
+    check_run_name(name)
     return RunRecord(
         id=identity,
         experiment=experiment,
@@ -159,27 +158,58 @@ def update_run_in(
     body: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """``update_run`` inside the caller's transaction."""
+    if status is not None and status not in ("running", "scheduled"):
+        ended_us = now_us if ended_us is None else ended_us
+    elif status is not None:
+        ended_us = NO_END
+    change_run_in(
+        connection, run, actor=actor, now_us=now_us, status=status, ended_us=ended_us, name=name, facts=facts, reason=reason, body=body
+    )
+    if experiment is not None:
+        number = ensure_experiment_in(connection, experiment, now_us=now_us)
+        run_sql(connection, "update runs set experiment = ? where id = ?", (number, run))
+    return get_run_in(connection, run, now_us=now_us)
+
+
+def change_run_in(
+    connection: Connection,
+    run: str,
+    *,
+    actor: Actor,
+    now_us: int,
+    status: RunStatus | None = None,
+    ended_us: int | None = None,
+    name: str | None = None,
+    facts: RunFacts | None = None,
+    reason: str = "",
+    body: Mapping[str, Any] | None = None,
+) -> None:
+    """Change what is given and nothing else: a status says nothing of the end here. ``NO_END`` takes the end away."""
     check_run_in(connection, run)
     changes: dict[str, Any] = {}
     if status is not None:
         if status not in _STATUSES:
             raise InvalidInput(f"a run's status is one of {', '.join(_STATUSES)}", field="status", got=str(status)[:40])
-        over = status not in ("running", "scheduled")
-        changes |= {"status": status, "ended_us": (now_us if ended_us is None else ended_us) if over else None}
-        if over:
-            connection.execute(s.leases.delete().where(s.leases.c.name == f"run:{run}"))
+        changes["status"] = status
+        if status not in ("running", "scheduled"):
+            run_sql(connection, "delete from leases where name = ?", (f"run:{run}",))
         streams.append(connection, f"run:{run}", status, dict(body or {}), at_us=now_us, actor=actor, reason=reason)
+    if ended_us is not None:
+        changes["ended_us"] = None if ended_us == NO_END else ended_us
     if name is not None:
-        if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-            raise InvalidInput(f"a run's name is printable text of at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
-        changes["name"] = name
-    if experiment is not None:
-        changes["experiment"] = ensure_experiment_in(connection, experiment, now_us=now_us)
+        changes["name"] = check_run_name(name, at_least=1)
     if facts is not None:
         changes["facts"] = _encode(facts)
     if changes:
-        connection.execute(update(s.runs).where(s.runs.c.id == run).values(**changes))
-    return get_run_in(connection, run, now_us=now_us)
+        run_sql(connection, f"update runs set {', '.join(f'{column} = ?' for column in changes)} where id = ?", (*changes.values(), run))
+
+
+def check_run_name(name: str, *, at_least: int = 0) -> str:
+    """Return ``name`` if a run can have it: any text of at most ``MAX_NAME_CHARACTERS``. Raises ``InvalidInput``."""
+    check_text(name, "name", at_least=at_least, at_most=4 * MAX_NAME_CHARACTERS)
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InvalidInput(f"a run's name has at most {MAX_NAME_CHARACTERS} characters", field="name", got=name[:80])
+    return name
 
 
 def get_run(store: Store, run: str) -> RunRecord:
@@ -192,8 +222,16 @@ def get_run_in(connection: Connection, run: str, *, now_us: int) -> RunRecord:
     """``get_run`` inside the caller's transaction."""
     row = connection.execute(_ROWS.where(s.runs.c.id == run)).first()
     if row is None:
-        raise NotFound(address=f"run:{run}", next_step="run `andon ls run` to see what there is")
+        raise missing_run_in(connection, run)
     return _record(row, now_us)
+
+
+def missing_run_in(connection: Connection, run: str) -> NotFound:
+    """The error for a run that is not there: ``Gone`` when it once was."""
+    grave = connection.execute(select(s.tombstones).where(s.tombstones.c.address == f"run:{run}")).first()
+    if grave is not None:
+        return Gone("this run was deleted for good", address=f"run:{run}", name=grave.title, by=grave.actor, why=grave.reason)
+    return NotFound(address=f"run:{run}", next_step="open /runs, or run `andon ls run`, to see what there is")
 
 
 def list_runs(
@@ -234,27 +272,38 @@ def experiments(store: Store) -> dict[str, int]:
 def delete_run(store: Store, run: str, *, actor: Actor, reason: str = "") -> None:
     """Hide a run from lists and refuse writes to it; ``restore_run`` brings it back until retention frees what it holds."""
     now_us = store.clock.now_us()
-
-    def work(connection: Connection) -> None:
-        if get_run_in(connection, run, now_us=now_us).deleted_us is not None:
-            return
-        connection.execute(update(s.runs).where(s.runs.c.id == run).values(deleted_us=now_us))
-        streams.append(connection, f"run:{run}", "deleted", {}, at_us=now_us, actor=actor, reason=reason)
-
-    store.ledger.write(work)
+    store.ledger.write(lambda c: hide_run_in(c, run, now_us=now_us, actor=actor, reason=reason))
 
 
 def restore_run(store: Store, run: str, *, actor: Actor, reason: str = "") -> None:
     """Bring a deleted run back."""
     now_us = store.clock.now_us()
+    store.ledger.write(lambda c: hide_run_in(c, run, now_us=now_us, actor=actor, reason=reason, hidden=False))
 
-    def work(connection: Connection) -> None:
-        if get_run_in(connection, run, now_us=now_us).deleted_us is None:
-            return
-        connection.execute(update(s.runs).where(s.runs.c.id == run).values(deleted_us=None))
-        streams.append(connection, f"run:{run}", "restored", {}, at_us=now_us, actor=actor, reason=reason)
 
-    store.ledger.write(work)
+def hide_run_in(connection: Connection, run: str, *, now_us: int, actor: Actor, reason: str = "", hidden: bool = True) -> None:
+    """``delete_run``, or with ``hidden=False`` ``restore_run``, inside the caller's transaction."""
+    rows = rows_of(connection, "select deleted_us from runs where id = ?", (run,))
+    if not rows:
+        raise NotFound(address=f"run:{run}", next_step="run `andon ls run` to see what there is")
+    if (rows[0][0] is not None) == hidden:
+        return
+    run_sql(connection, "update runs set deleted_us = ? where id = ?", (now_us if hidden else None, run))
+    streams.append(connection, f"run:{run}", "deleted" if hidden else "restored", {}, at_us=now_us, actor=actor, reason=reason)
+
+
+def adopt_run_in(connection: Connection, run: str, parent: str | None, *, now_us: int) -> None:
+    """Put a run under another one, or (None) under none. A parent that is not there, or would be its own, changes nothing."""
+    run_sql(connection, "delete from edges where child = ? and role = 'run'", (f"run:{run}",))
+    known = parent is not None and parent != run and bool(rows_of(connection, "select 1 from runs where id = ?", (parent,)))
+    run_sql(connection, "update runs set parent = ? where id = ?", (parent if known else None, run))
+    if known:
+        link_in(connection, f"run:{run}", f"run:{parent}", "run", now_us=now_us)
+
+
+def share_facts_in(connection: Connection, run: str, around: str) -> None:
+    """What was captured of the command ``around`` holds for a run that is made inside it, too."""
+    run_sql(connection, "update runs set facts = (select o.facts from runs o where o.id = ?) where id = ?", (around, run))
 
 
 def settle_runs(store: Store, *, actor: Actor) -> list[str]:
@@ -377,26 +426,3 @@ def _encode(facts: RunFacts | None) -> bytes:
 
 def _decode(body: bytes) -> RunFacts | None:
     return None if body in (b"{}", b"") else msgspec.json.decode(body, type=RunFacts)
-
-
-__all__ = [
-    "create_run",
-    "create_run_in",
-    "delete_run",
-    "events_of",
-    "experiments",
-    "get_run",
-    "get_run_in",
-    "inputs_of",
-    "list_runs",
-    "log_input",
-    "log_input_in",
-    "metric_of",
-    "metric_series",
-    "metrics_of",
-    "params_of",
-    "restore_run",
-    "settle_runs",
-    "update_run",
-    "update_run_in",
-]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from andon.core.addresses import ID_KINDS, MAX_NAME_BYTES, VERSIONED_KINDS, Address, check_alias, check_name
+from andon.core.addresses import ID_KINDS, MAX_ALIAS_BYTES, MAX_NAME_BYTES, VERSIONED_KINDS, Address, check_alias, check_name
 from andon.core.errors import InvalidAddress
 
 parts = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).filter(lambda part: part.strip("."))
@@ -68,12 +68,15 @@ def test_any_text_is_an_address_or_a_clear_refusal(text: str) -> None:
         ("model:bikes@01", "suffix"),
         ("model:bikes@-1", "suffix"),
         ("model:bikes@1@2", "suffix"),
-        ("model:bikes@Champion", "suffix"),
+        ("model:bikes@_x", "suffix"),
+        ("model:bikes@a.b", "suffix"),
+        ("model:bikes@caf\u00e9", "suffix"),
+        ("model:bikes@" + "a" * (MAX_ALIAS_BYTES + 1), "suffix"),
         ("model:bikes@1" + "0" * 18, "suffix"),
         ("run:a@1", "id"),
         ("run:../etc", "id"),
         ("run:" + "a" * 300, "id"),
-        ("experiment: a", "name"),
+        ("experiment: ", "name"),
         ("experiment:a\x00b", "name"),
     ],
 )
@@ -96,7 +99,11 @@ def test_latest_is_read_and_never_set() -> None:
     assert Address.parse("model:bikes@latest").alias == "latest"
     with pytest.raises(InvalidAddress, match="computed"):
         check_alias("latest")
+    with pytest.raises(InvalidAddress, match="computed"):
+        check_alias("Latest")
     assert check_alias("champion") == "champion"
+    assert check_alias("Champion_2") == "Champion_2"
+    assert Address.parse("model:bikes@Champion_2") == Address("model", "bikes", None, "Champion_2")
     with pytest.raises(InvalidAddress):
         check_alias("1st")
 

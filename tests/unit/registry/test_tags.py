@@ -63,7 +63,7 @@ def test_a_tombstone_may_be_noted(add: Add, store: Store) -> None:
         ("model:bikes", "", "v", InvalidInput),
         ("model:bikes", "k" * 251, "v", InvalidInput),
         ("model:bikes", "k\x00", "v", InvalidInput),
-        ("model:bikes", "k", "v" * 8_001, InvalidInput),
+        ("model:bikes", "k", "v" * 400_001, InvalidInput),
         ("model:bikes", "k", "\ud800", InvalidInput),
         ("model:bikes", "k", None, NotFound),
     ],

@@ -83,8 +83,8 @@ def test_ids_are_given_once(store):
     ("fields", "error"),
     [
         ({"experiment": " "}, InvalidAddress),
-        ({"name": "a\nb"}, InvalidInput),
-        ({"name": "x" * 501}, InvalidInput),
+        ({"name": "a\x00b"}, InvalidInput),
+        ({"name": "x" * 1_001}, InvalidInput),
         ({"run": "../x"}, InvalidAddress),
     ],
 )

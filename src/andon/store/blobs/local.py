@@ -5,6 +5,7 @@
     format              "andon-blobs 1": later layouts (packs of small files, chunks of large ones) stand beside ``loose``, under a 2
     loose/ab/cdef…      one file a blob, by BLAKE3, write-protected
     tmp/PID-RANDOM/     what a process is writing
+    uploads/ID/         parts of what is being uploaded, see ``uploads``
     trash/abcdef…       what a gc is about to delete, still readable
     quarantine/         what did not match its digest, moved aside by ``andon doctor``
 
@@ -36,6 +37,8 @@ from andon.core.digests import check_digest, digest_bytes, digest_file
 from andon.core.errors import Conflict, CorruptBytes, Incompatible, InvalidInput, LeaseHeld, NotFound
 from andon.store.blobs import trees
 from andon.store.blobs.staging import Staging, sync_files
+from andon.store.blobs.uploads import clean_uploads
+from andon.store.blobs.writing import LocalIncoming, read_proving, read_range
 from andon.store.disk import disk_errors, fsync_path, make_folder, try_lock, write_all
 from andon.store.ports import Collected
 
@@ -94,6 +97,26 @@ class LocalBlobs:
                 batch.drop()
         return self._put_bytes(trees.encode(entries))
 
+    def put_tree_of(self, files: Mapping[str, str]) -> str:
+        """See ``Blobs.put_tree_of``. The bytes count as put again, so that no gc takes them before the tree is recorded."""
+        self._prepare()
+        entries = [trees.Entry("f", path, digest, self.size_bytes(digest)) for path, digest in files.items()]
+        data = trees.encode(entries)
+        with disk_errors(self.root):
+            for entry in entries:
+                if not self._freshen(entry.target, entry.size_bytes) and not self.has(entry.target):
+                    raise NotFound("these bytes are not here", digest=entry.target)
+        return self._put_bytes(data)
+
+    def begin(self) -> LocalIncoming:
+        """See ``Blobs.begin``."""
+        self._prepare()
+        return LocalIncoming(self._staging, self._keep)
+
+    def uploads_folder(self) -> Path:
+        """See ``Blobs.uploads_folder``."""
+        return self.root / "uploads"
+
     def _put_bytes(self, data: bytes) -> str:
         digest = digest_bytes(data)
         with disk_errors(self.root):
@@ -116,11 +139,14 @@ class LocalBlobs:
                 write_all(fd, chunk)
                 size += len(chunk)
             digest = "b3:" + hasher.hexdigest()
-            if self._freshen(digest, size):
-                fsync_path(self._shard(digest))
-            else:
-                self._name(fd, temporary, digest)
+            self._keep(fd, temporary, digest, size)
         return digest
+
+    def _keep(self, fd: int, temporary: str, digest: str, size: int) -> None:
+        if self._freshen(digest, size):
+            fsync_path(self._shard(digest))
+        else:
+            self._name(fd, temporary, digest)
 
     def _put_open_file(self, source: IO[bytes], path: str) -> str:
         if os.fstat(source.fileno()).st_size <= _SMALL_BYTES:
@@ -178,6 +204,19 @@ class LocalBlobs:
             os.close(fd)
             raise
         return open(fd, "rb")
+
+    def pieces(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """See ``Blobs.pieces``."""
+        fd, path = self._open(digest)
+        try:
+            state = _state(fd)
+            if self._proven.get(digest) != state and (start, stop) == (0, None):
+                return read_proving(fd, digest, path, lambda: self._remember(digest, state))
+            self._prove(fd, digest, path)
+        except BaseException:  # close the descriptor whatever happened, then let it happen
+            os.close(fd)
+            raise
+        return read_range(fd, path, start, state[1] if stop is None else min(stop, state[1]))
 
     def get_tree(self, digest: str, into: str | os.PathLike[str]) -> None:
         """See ``Blobs.get_tree``. Raises ``Conflict`` when ``into`` exists and is not an empty directory."""
@@ -262,16 +301,18 @@ class LocalBlobs:
         raise NotFound("these bytes are not here", digest=digest)
 
     def _prove(self, fd: int, digest: str, path: str) -> None:
-        found = os.fstat(fd)
-        state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        state = _state(fd)
         if self._proven.get(digest) == state:
             return
         hasher = blake3()
-        if found.st_size:
+        if state[1]:
             with disk_errors(path), mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as view:
                 hasher.update(view)
         if "b3:" + hasher.hexdigest() != digest:
-            raise CorruptBytes(digest=digest, path=path, size_bytes=found.st_size)
+            raise CorruptBytes(digest=digest, path=path, size_bytes=state[1])
+        self._remember(digest, state)
+
+    def _remember(self, digest: str, state: tuple[int, int, int]) -> None:
         if len(self._proven) > 100_000:
             self._proven.clear()
         self._proven[digest] = state
@@ -296,6 +337,7 @@ class LocalBlobs:
                 if dry_run:
                     return Collected(tuple(unneeded), sum(map(self.size_bytes, unneeded)))
                 self._staging.clean()
+                clean_uploads(self.uploads_folder())
                 for digest in unneeded:
                     with suppress(FileNotFoundError):
                         os.rename(self._path(digest), f"{self._trash}/{digest[_PREFIX:]}")
@@ -429,6 +471,11 @@ def _read_all(fd: int, size: int) -> bytes:
     while len(pieces[-1]) and (more := os.read(fd, _CHUNK)):
         pieces.append(more)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _state(fd: int) -> tuple[int, int, int]:
+    found = os.fstat(fd)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _names(folder: str) -> list[str]:

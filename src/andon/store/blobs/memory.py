@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +17,7 @@ from andon.core.clocks import Clock
 from andon.core.digests import check_digest, digest_bytes
 from andon.core.errors import Conflict, InvalidInput, NotFound
 from andon.store.blobs import trees
+from andon.store.blobs.writing import PIECE_BYTES
 from andon.store.ports import Collected
 
 
@@ -53,6 +54,14 @@ class MemoryBlobs:
             entries.append(entry)
         return self.put(trees.encode(entries))
 
+    def put_tree_of(self, files: Mapping[str, str]) -> str:
+        """See ``Blobs.put_tree_of``."""
+        held = {path: self.get(digest) for path, digest in files.items()}
+        tree = trees.encode([trees.Entry("f", path, files[path], len(data)) for path, data in held.items()])
+        for data in held.values():
+            self.put(data)
+        return self.put(tree)
+
     def get(self, digest: str) -> bytes:
         """See ``Blobs.get``."""
         try:
@@ -63,6 +72,19 @@ class MemoryBlobs:
     def open(self, digest: str) -> IO[bytes]:
         """See ``Blobs.open``."""
         return io.BytesIO(self.get(digest))
+
+    def pieces(self, digest: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """See ``Blobs.pieces``."""
+        data = self.get(digest)[start:stop]
+        return (data[at : at + PIECE_BYTES] for at in range(0, max(1, len(data)), PIECE_BYTES))
+
+    def begin(self) -> MemoryIncoming:
+        """See ``Blobs.begin``."""
+        return MemoryIncoming(self.put)
+
+    def uploads_folder(self) -> Path:
+        """See ``Blobs.uploads_folder``."""
+        return self._scratch() / "uploads"
 
     def get_tree(self, digest: str, into: str | os.PathLike[str]) -> None:
         """See ``Blobs.get_tree``."""
@@ -84,15 +106,19 @@ class MemoryBlobs:
     def local_path(self, digest: str) -> Path:
         """See ``Blobs.local_path``."""
         data = self.get(digest)
+        path = self._scratch() / digest[3:]
         with self._lock:
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="andon-blobs-"))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            path = self._folder / digest[3:]
             if not path.exists():
                 path.write_bytes(data)
                 path.chmod(0o444)
         return path
+
+    def _scratch(self) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="andon-blobs-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            return self._folder
 
     def has(self, digest: str) -> bool:
         """See ``Blobs.has``."""
@@ -120,3 +146,28 @@ class MemoryBlobs:
                 for digest in unneeded:
                     del self._kept[digest]
         return Collected(tuple(unneeded), size_bytes)
+
+
+class MemoryIncoming:
+    """A blob that arrives in pieces."""
+
+    def __init__(self, put: Callable[[bytes], str]) -> None:
+        self._put, self._pieces = put, bytearray()
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes have come."""
+        return len(self._pieces)
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Add pieces."""
+        for piece in pieces:
+            self._pieces += piece
+
+    def keep(self) -> str:
+        """Keep the blob; its digest."""
+        return self._put(bytes(self._pieces))
+
+    def drop(self) -> None:
+        """Let go."""
+        self._pieces.clear()

@@ -119,6 +119,9 @@ class MemoryLedger:
     def changes(self) -> int:
         return self._commits
 
+    def reclaim(self) -> int:
+        return 0
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

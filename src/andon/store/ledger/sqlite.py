@@ -33,6 +33,9 @@ READER_CACHE_KIB = 8_192
 READER_POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 56, "pool_timeout": 30.0}
 _epochs = itertools.count(1)
 
+VACUUM_PAGES = 2_000
+"""8 MB at a time: what others wait for meanwhile."""
+
 
 class SqliteLedger:
     """A ledger in one SQLite file. Opened read-only when the file or its folder cannot be written to."""
@@ -101,6 +104,13 @@ class SqliteLedger:
         except sqlite3.Error as error:
             self._local.watch = None
             raise in_our_words(error, self._path) from error
+
+    def reclaim(self) -> int:
+        freed = 0
+        while pages := self.write(_vacuum_some):
+            freed += pages
+        page_bytes = int(self.write(lambda c: c.exec_driver_sql("pragma page_size").scalar_one()))
+        return freed * page_bytes
 
     def close(self) -> None:
         self._writer.close()
@@ -184,6 +194,14 @@ class SqliteLedger:
                 revision=found,
                 next_step="make it writable and open it once",
             )
+
+
+def _vacuum_some(connection: Connection) -> int:
+    """Takes free pages off the file's end; returns how many. A ledger made before files could shrink has no such pages to give."""
+    before = int(connection.exec_driver_sql("pragma page_count").scalar_one())
+    # Each step frees one page, and has no columns: only a cursor that is read to its end takes them all.
+    connection.connection.cursor().execute(f"pragma incremental_vacuum({VACUUM_PAGES})").fetchall()
+    return before - int(connection.exec_driver_sql("pragma page_count").scalar_one())
 
 
 class _Watch:

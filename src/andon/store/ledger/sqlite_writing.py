@@ -45,6 +45,7 @@ class SqliteSide:
         while True:
             raw = self._open("rwc")
             try:
+                raw.ask("pragma auto_vacuum = incremental")  # no effect but on a new file: lets `reclaim` shrink it piece by piece
                 mode = raw.ask("pragma journal_mode = wal")
                 if mode == "wal":
                     return

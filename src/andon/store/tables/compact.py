@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,10 @@ FAN_IN = 4
 """Parts are merged when this many of about one size lie together, so a row is rewritten a few times at most, however it trickled in."""
 
 
+PART_BYTES = 128 << 20
+"""Nor are parts merged beyond this size (packed): a merge, and whatever rewrites a part, holds its rows in memory."""
+
+
 class Freed(msgspec.Struct, frozen=True):
     """What a purge or a gc deleted."""
 
@@ -51,22 +55,24 @@ class Freed(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-def plan(parts: Sequence[Part], *, part_rows: int = PART_ROWS, fan_in: int = FAN_IN) -> list[list[Part]]:
-    """Which parts to merge into one: neighbours in event time, of one size class (powers of ``fan_in``), together at most ``part_rows``."""
+def plan(parts: Sequence[Part], *, part_rows: int = PART_ROWS, part_bytes: int = PART_BYTES, fan_in: int = FAN_IN) -> list[list[Part]]:
+    """Which parts to merge into one: neighbours in event time, of one size class (powers of ``fan_in``), together at most ``part_rows`` and
+    ``part_bytes``."""
     classes: dict[int, list[Part]] = {}
     for part in sorted(parts, key=lambda part: (part.min_event_us, part.id)):
-        if 0 < part.rows <= part_rows // 2:
+        if 0 < part.rows <= part_rows // 2 and part.size_bytes <= part_bytes // 2:
             classes.setdefault(int(math.log(part.rows, fan_in)), []).append(part)
     groups: list[list[Part]] = []
     for size_class in sorted(classes):
         group: list[Part] = []
-        rows = 0
+        rows = size = 0
         for part in classes[size_class]:
-            if rows + part.rows > part_rows:
+            if rows + part.rows > part_rows or size + part.size_bytes > part_bytes:
                 groups.append(group)
-                group, rows = [], 0
+                group, rows, size = [], 0, 0
             group.append(part)
             rows += part.rows
+            size += part.size_bytes
         groups.append(group)
     return [group for group in groups if len(group) >= fan_in]
 
@@ -109,6 +115,22 @@ class Keeper:
                 kept.append(rows.filter(pc.greater_equal(rows.column(EVENT_TIME), limit)))
         self._replace(table, removed, kept, "retain")
         return sum(part.rows for part in removed) - sum(int(rows.num_rows) for rows in kept)
+
+    def remove(self, table: str, gone: Callable[[pa.Table], pa.ChunkedArray], *, start_us: int | None, end_us: int | None) -> int:
+        """Remove sealed rows of which ``gone`` is true, part by part; returns how many. Raises ``Conflict`` if parts were replaced."""
+        import pyarrow.compute as pc
+
+        removed = 0
+        with self._ledger.read() as connection:
+            parts = parts_of(connection, newest_version(connection), [table], start_us=start_us, end_us=end_us)
+        for part in parts:
+            rows = read_part(self._checker.path(part))
+            kept = rows.filter(pc.invert(gone(rows)))
+            if kept.num_rows == rows.num_rows:
+                continue
+            self._replace(table, [part], [kept] if kept.num_rows else [], "remove")
+            removed += part.rows - kept.num_rows
+        return removed
 
     def purge(self, older_than_us: int) -> Freed:
         """Delete parts that have belonged to no version for ``older_than_us``. Older versions are then ``Gone``."""

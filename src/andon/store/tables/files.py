@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,12 @@ class FileTables:
     def drop_before(self, table: str, before_us: int) -> int:
         """See ``Tables.drop_before``."""
         return self._keeper.drop_before(check_table(table), before_us)
+
+    def remove(
+        self, table: str, gone: Callable[[pa.Table], pa.ChunkedArray], *, start_us: int | None = None, end_us: int | None = None
+    ) -> int:
+        """See ``Tables.remove``."""
+        return self._keeper.remove(check_table(table), gone, start_us=start_us, end_us=end_us)
 
     def purge(self, older_than_us: int) -> int:
         """See ``Tables.purge``."""

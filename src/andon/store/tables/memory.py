@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -122,6 +122,25 @@ class MemoryTables:
             kept = [chunk.rows.filter(pc.greater_equal(chunk.rows.column(EVENT_TIME), limit)) for chunk in removed]
             self._replace(table, removed, [rows for rows in kept if rows.num_rows])
             return sum(int(chunk.rows.num_rows) for chunk in removed) - sum(int(rows.num_rows) for rows in kept)
+
+    def remove(
+        self, table: str, gone: Callable[[pa.Table], pa.ChunkedArray], *, start_us: int | None = None, end_us: int | None = None
+    ) -> int:
+        """See ``Tables.remove``."""
+        import pyarrow.compute as pc
+
+        with self._lock:
+            live = [chunk for chunk in self._chunks if chunk.table == check_table(table) and chunk.added != _UNSEALED == chunk.removed]
+            removed = 0
+            for chunk in live:
+                least, greatest = event_range(chunk.rows)
+                if (start_us is not None and greatest < start_us) or (end_us is not None and least >= end_us):
+                    continue
+                kept = chunk.rows.filter(pc.invert(gone(chunk.rows)))
+                if kept.num_rows < chunk.rows.num_rows:
+                    removed += chunk.rows.num_rows - kept.num_rows
+                    self._replace(table, [chunk], [kept] if kept.num_rows else [])
+            return removed
 
     def purge(self, older_than_us: int) -> int:
         """See ``Tables.purge``."""

@@ -31,6 +31,8 @@ T = TypeVar("T")
 PART_ROWS = 1_000_000
 """No part has more rows than this."""
 ROW_GROUP_ROWS = 122_880  # what DuckDB hands one thread
+ROW_GROUP_BYTES = 32 << 20
+"""… and at most about this many bytes before packing, so that a few wide rows are found without unpacking all of them."""
 ZSTD_LEVEL = 3
 
 
@@ -78,7 +80,7 @@ class PartWriter:
                 str(temporary),
                 compression="zstd",
                 compression_level=ZSTD_LEVEL,
-                row_group_size=ROW_GROUP_ROWS,
+                row_group_size=_row_group_rows(rows),
                 write_page_checksum=True,
             )
             faults.point("part.written")
@@ -120,6 +122,10 @@ class PartWriter:
             os.close(fd)
         self._fds.clear()
         self._paths.clear()
+
+
+def _row_group_rows(rows: pa.Table) -> int:
+    return int(min(ROW_GROUP_ROWS, max(2_048, ROW_GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1))))
 
 
 @contextmanager

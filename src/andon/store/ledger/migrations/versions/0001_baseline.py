@@ -16,11 +16,16 @@ def upgrade() -> None:
     _alias_moves()
     _aliases()
     _artifacts()
+    _assessments()
     _blob_refs()
     _cursors()
+    _deleted_traces()
     _described_inputs()
     _edges()
     _entries()
+    _evaluation_datasets()
+    _evaluation_experiments()
+    _evaluation_records()
     _events()
     _experiments()
     _leases()
@@ -38,7 +43,11 @@ def upgrade() -> None:
     _table_versions()
     _tag_changes()
     _tags()
+    _tombstones()
+    _trace_links()
+    _traces()
     _verdicts()
+    _version_sources()
     _versions()
 
 
@@ -77,13 +86,39 @@ def _artifacts() -> None:
     op.create_table(
         "artifacts",
         sa.Column("owner", sa.Text(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("media_type", sa.Text(), nullable=False),
         sa.Column("at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("owner", "path"),
     )
+
+
+def _assessments() -> None:
+    op.create_table(
+        "assessments",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("trace", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("number", sa.Float(precision=53), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("source_type", sa.Text(), nullable=False),
+        sa.Column("source_id", sa.Text(), nullable=True),
+        sa.Column("run", sa.Text(), nullable=True),
+        sa.Column("span", sa.Text(), nullable=True),
+        sa.Column("rationale", sa.Text(), nullable=True),
+        sa.Column("overrides", sa.Text(), nullable=True),
+        sa.Column("valid", sa.SmallInteger(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=True),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("assessments_by_name", "assessments", ["name", "kind"], unique=False)
+    op.create_index("assessments_by_trace", "assessments", ["trace", "created_us"], unique=False)
 
 
 def _blob_refs() -> None:
@@ -107,16 +142,29 @@ def _cursors() -> None:
     )
 
 
+def _deleted_traces() -> None:
+    op.create_table(
+        "deleted_traces",
+        sa.Column("trace", sa.Text(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("first_us", sa.BigInteger(), nullable=True),
+        sa.Column("last_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("trace"),
+    )
+
+
 def _described_inputs() -> None:
     op.create_table(
         "described_inputs",
         sa.Column("run", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("context", sa.Text(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("run", "name", "digest"),
     )
+    op.create_index("described_inputs_by_name", "described_inputs", ["name", "digest", "run"], unique=False)
 
 
 def _edges() -> None:
@@ -139,7 +187,54 @@ def _entries() -> None:
         sa.Column("head", sa.BigInteger(), nullable=False),
         sa.Column("created_us", sa.BigInteger(), nullable=False),
         sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.Column("title", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("deleted_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("kind", "name"),
+        sa.UniqueConstraint("kind", "title"),
+    )
+
+
+def _evaluation_datasets() -> None:
+    op.create_table(
+        "evaluation_datasets",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("fields", sa.LargeBinary(), nullable=True),
+        sa.Column("records", sa.BigInteger(), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=True),
+        sa.Column("changed_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("evaluation_datasets_by_name", "evaluation_datasets", ["name"], unique=False)
+
+
+def _evaluation_experiments() -> None:
+    op.create_table(
+        "evaluation_experiments",
+        sa.Column("dataset", sa.Text(), nullable=False),
+        sa.Column("experiment", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("dataset", "experiment"),
+    )
+    op.create_index("evaluation_experiments_by_experiment", "evaluation_experiments", ["experiment"], unique=False)
+
+
+def _evaluation_records() -> None:
+    op.create_table(
+        "evaluation_records",
+        sa.Column("dataset", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
+        sa.Column("inputs_digest", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("created_us", sa.BigInteger(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=True),
+        sa.Column("changed_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("dataset", "id"),
+        sa.UniqueConstraint("dataset", "inputs_digest"),
     )
 
 
@@ -170,6 +265,7 @@ def _experiments() -> None:
         sa.Column("deleted_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
+        sqlite_autoincrement=True,
     )
     op.execute("insert into experiments (id, name, created_us, changed_us) values (0, 'Default', 0, 0)")
 
@@ -213,10 +309,11 @@ def _model_metrics() -> None:
         sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("at_us", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("value", sa.Float(precision=53), nullable=False),
-        sa.Column("special", sa.SmallInteger(), nullable=False),
-        sa.Column("dataset", sa.Text(), nullable=True),
-        sa.Column("dataset_digest", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("model", "key", "run", "step", "at_us"),
+        sa.Column("special", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("dataset", sa.Text(), nullable=False),
+        sa.Column("dataset_digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "key", "run", "step", "at_us", "value", "special", "dataset", "dataset_digest"),
+        sqlite_with_rowid=False,
     )
 
 
@@ -225,9 +322,16 @@ def _params() -> None:
         "params",
         sa.Column("run", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.PrimaryKeyConstraint("run", "key"),
         sqlite_with_rowid=False,
+    )
+    op.create_index(
+        "params_by_value",
+        "params",
+        ["key", "value", "run"],
+        unique=False,
+        postgresql_where=sa.text("octet_length(key) + octet_length(value) < 2000"),
     )
 
 
@@ -305,20 +409,27 @@ def _run_models() -> None:
 def _runs() -> None:
     op.create_table(
         "runs",
-        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("experiment", sa.BigInteger(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("started_us", sa.BigInteger(), nullable=False),
         sa.Column("ended_us", sa.BigInteger(), nullable=True),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("parent", sa.Text(), nullable=True),
-        sa.Column("facts", sa.LargeBinary(), nullable=False),
         sa.Column("deleted_us", sa.BigInteger(), nullable=True),
+        sa.Column("facts", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("runs_by_experiment", "runs", ["experiment", "started_us"], unique=False)
-    op.create_index("runs_by_time", "runs", ["started_us"], unique=False)
+    op.create_index(
+        "runs_by_experiment", "runs", ["experiment", sa.literal_column("started_us DESC"), "id", "deleted_us", "status"], unique=False
+    )
+    op.create_index("runs_by_id", "runs", ["id", "experiment", "deleted_us", "started_us"], unique=False)
+    op.create_index("runs_by_name", "runs", ["name"], unique=False)
+    op.create_index("runs_by_parent", "runs", ["parent"], unique=False)
+    op.create_index(
+        "runs_by_time", "runs", [sa.literal_column("started_us DESC"), "id", "experiment", "deleted_us", "status"], unique=False
+    )
 
 
 def _sealed() -> None:
@@ -350,7 +461,8 @@ def _series() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("run", "key"),
     )
-    op.create_index("series_by_value", "series", ["key", "value"], unique=False)
+    op.create_index("series_by_key", "series", ["key", "run", "special", "value"], unique=False)
+    op.create_index("series_by_value", "series", ["key", "special", "value", "run"], unique=False)
 
 
 def _table_versions() -> None:
@@ -382,10 +494,63 @@ def _tags() -> None:
         "tags",
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.PrimaryKeyConstraint("subject", "key"),
     )
-    op.create_index("tags_by_key", "tags", ["key", "value"], unique=False)
+    op.create_index(
+        "tags_by_key",
+        "tags",
+        ["key", "value", "subject"],
+        unique=False,
+        postgresql_where=sa.text("octet_length(key) + octet_length(value) < 2000"),
+    )
+
+
+def _tombstones() -> None:
+    op.create_table(
+        "tombstones",
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("title", sa.Text(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("address"),
+    )
+
+
+def _trace_links() -> None:
+    op.create_table(
+        "trace_links",
+        sa.Column("trace", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("trace", "target"),
+    )
+    op.create_index("trace_links_by_target", "trace_links", ["target"], unique=False)
+
+
+def _traces() -> None:
+    op.create_table(
+        "traces",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("experiment", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("requested_us", sa.BigInteger(), nullable=False),
+        sa.Column("execution_us", sa.BigInteger(), nullable=True),
+        sa.Column("name", sa.Text(), nullable=True),
+        sa.Column("session", sa.Text(), nullable=True),
+        sa.Column("client_request_id", sa.Text(), nullable=True),
+        sa.Column("request_preview", sa.Text(), nullable=True),
+        sa.Column("response_preview", sa.Text(), nullable=True),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("usage", sa.Text(), nullable=True),
+        sa.Column("told", sa.SmallInteger(), nullable=False),
+        sa.Column("first_us", sa.BigInteger(), nullable=True),
+        sa.Column("last_us", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("traces_by_experiment", "traces", ["experiment", "requested_us"], unique=False)
+    op.create_index("traces_by_session", "traces", ["session"], unique=False)
 
 
 def _verdicts() -> None:
@@ -404,6 +569,25 @@ def _verdicts() -> None:
     )
     op.create_index("verdicts_by_status", "verdicts", ["status", "at_us"], unique=False)
     op.create_index("verdicts_by_subject", "verdicts", ["subject", "at_us"], unique=False)
+
+
+def _version_sources() -> None:
+    op.create_table(
+        "version_sources",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.Column("link", sa.Text(), nullable=False),
+        sa.Column("logged_model", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name", "version"),
+    )
+    op.create_index("version_sources_by_run", "version_sources", ["run"], unique=False)
+    op.create_index("version_sources_by_time", "version_sources", ["changed_us"], unique=False)
 
 
 def _versions() -> None:
