@@ -20,6 +20,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 LET_FINISH_S = 5.0
+FILES = ("/api/2.0/mlflow-artifacts/", "/ajax-api/2.0/mlflow-artifacts/")
+"""Where files are PUT."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
@@ -38,6 +40,11 @@ HEADERS = {
     b"permissions-policy": b"camera=(), geolocation=(), microphone=()",
     b"cache-control": b"no-store",
 }
+
+PLAIN = "andon.plain"
+"""A handler sets this in the scope of an answer that is a program's JSON: nothing in it can be shown or run, so few headers do."""
+PLAIN_HEADERS = [(name, HEADERS[name]) for name in (b"x-content-type-options", b"cache-control")]
+KNOWN_HOSTS = 64
 
 
 def check_binding(host: str) -> None:
@@ -63,29 +70,61 @@ class Guard:
     def __init__(self, app: Any, settings: Settings) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._known: set[bytes] = set()  # Host headers that were found right
         self._max_body_bytes = settings.max_body_bytes
+        self._max_artifact_bytes = settings.max_artifact_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # nothing here speaks WebSocket
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
-        sending = _with_headers(send)
+        sending = _with_headers(scope, send)
         try:
-            self._check(scope)
+            chunked = self._check(scope)
         except AndonError as error:
             if isinstance(error, TooLarge):
                 await _let_finish(receive)
             await _refuse(error, sending)
             return
         raw: bytes = scope.get("raw_path") or b""
-        if b"%2f" in raw.lower():  # a slash inside a name stays inside its path segment; handlers read it with `name_in`
+        if b"%2" in raw and b"%2f" in raw.lower():  # a slash inside a name stays inside its path segment; handlers read it with `name_in`
             scope["path"] = unquote(raw.decode("ascii", "replace").split("?")[0].replace("%2F", "%252F").replace("%2f", "%252F"))
+        if chunked and not _is_file(scope):  # a body of unsaid length; whoever takes a file counts it there
+            receive = _counted(receive, self._max_body_bytes)
         await self._app(scope, receive, sending)
 
-    def _check(self, scope: Scope) -> None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get(b"host", "")
+    def _check(self, scope: Scope) -> bool:
+        """Whether the body's length is unsaid. One pass over the headers: this is in the way of every request."""
+        host = length = b""
+        origin = site = None
+        chunked = False
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"content-length":
+                length = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                site = value
+            elif name == b"transfer-encoding":
+                chunked = True
+        if host not in self._known:
+            self._check_host(host.decode("latin-1"))
+            if len(self._known) < KNOWN_HOSTS:
+                self._known.add(host)
+        if (origin is not None or site is not None) and scope["method"] not in SAFE_METHODS:
+            _check_origin(origin, site, host.decode("latin-1"))
+        if length:
+            if not length.isdigit():
+                raise InvalidInput("the Content-Length is not a number", field="content-length", got=length[:40].decode("latin-1"))
+            limit = self._max_artifact_bytes if _is_file(scope) else self._max_body_bytes
+            if int(length) > limit:
+                raise TooLarge("the body is larger than this server accepts", field="body", got=int(length), limit=limit)
+        return chunked
+
+    def _check_host(self, host: str) -> None:
         if _bare_host(host) not in self._hosts:
             raise Forbidden(
                 "this server does not answer to that Host",
@@ -93,22 +132,33 @@ class Guard:
                 got=host[:80],
                 next_step="use 127.0.0.1 or localhost, or add the name to allowed_hosts in andon.toml",
             )
-        if scope["method"] not in SAFE_METHODS:
-            _check_origin(headers, host)
-        length = headers.get(b"content-length", "0")
-        if not length.isdigit():
-            raise InvalidInput("the Content-Length is not a number", field="content-length", got=length[:40])
-        if int(length) > self._max_body_bytes:
-            raise TooLarge("the body is larger than this server accepts", field="body", got=int(length), limit=self._max_body_bytes)
 
 
-def _check_origin(headers: dict[bytes, str], host: str) -> None:
+def _is_file(scope: Scope) -> bool:
+    """Whether the body is a file on its way to the disk, piece by piece: it has a limit of its own."""
+    return bool(scope["method"] == "PUT" and scope["path"].startswith(FILES))
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    left = limit
+
+    async def receiving() -> Any:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise TooLarge("the body is larger than this server accepts", field="body", limit=limit)
+        return message
+
+    return receiving
+
+
+def _check_origin(origin: bytes | None, site: bytes | None, host: str) -> None:
     """A browser says where a write comes from; another site's page may not write here. Programs send neither header."""
-    origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        raise Forbidden("another site's page may not write here", field="origin", got=origin[:80])
-    if site is not None and site not in ("same-origin", "none"):
-        raise Forbidden("another site's page may not write here", field="sec-fetch-site", got=site[:40])
+    if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        raise Forbidden("another site's page may not write here", field="origin", got=origin[:80].decode("latin-1"))
+    if site is not None and site not in (b"same-origin", b"none"):
+        raise Forbidden("another site's page may not write here", field="sec-fetch-site", got=site[:40].decode("latin-1"))
 
 
 def _bare_host(host: str) -> str:
@@ -131,11 +181,14 @@ async def _let_finish(receive: Receive) -> None:
                 pass
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(scope: Scope, send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            present = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [*message["headers"], *((name, value) for name, value in HEADERS.items() if name not in present)]
+            if scope.get(PLAIN):
+                message["headers"].extend(PLAIN_HEADERS)
+            else:
+                present = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *((name, value) for name, value in HEADERS.items() if name not in present)]
         await send(message)
 
     return sending

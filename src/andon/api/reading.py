@@ -67,6 +67,43 @@ def get_runs(
     return showing.runs_view(store, experiment=experiment, status=status, before_us=before_us, limit=limit)
 
 
+@get("/api/v1/runs/table", sync_to_thread=True, summary="Runs that match a filter, with chosen columns or in groups")
+def get_runs_table(
+    store: Given,
+    experiment: Maybe = None,
+    filter: FromQuery[str] = "",  # noqa: A002 - the name in the URL
+    order_by: FromQuery[list[str] | None] = None,
+    view: FromQuery[Literal["active", "deleted"]] = "active",
+    column: FromQuery[list[str] | None] = None,
+    group: FromQuery[str] = "",
+    page_token: Maybe = None,
+    limit: Limit = 50,
+) -> showing.RunsTable:
+    """``filter`` and ``order_by`` are the language of ``mlflow.search_runs``. Pass ``next_page_token`` back as ``page_token`` for more."""
+    return showing.runs_table(
+        store,
+        experiment=experiment or None,
+        filter=filter,
+        order_by=order_by or (),
+        deleted=view == "deleted",
+        columns=column,
+        group=group,
+        page_token=page_token,
+        limit=limit,
+    )
+
+
+@get("/api/v1/runs/count", sync_to_thread=True, summary="How many runs match a filter")
+def get_runs_count(
+    store: Given,
+    experiment: Maybe = None,
+    filter: FromQuery[str] = "",  # noqa: A002 - the name in the URL
+    view: FromQuery[Literal["active", "deleted"]] = "active",
+) -> showing.RunsCount:
+    """Counted up to some thousands; ``exact`` is false when there are more."""
+    return showing.runs_count(store, experiment=experiment or None, filter=filter, deleted=view == "deleted")
+
+
 @get("/api/v1/runs/{id:str}", sync_to_thread=True, summary="One run, whole")
 def get_run(store: Given, id: FromPath[str]) -> showing.RunView:  # noqa: A002 - the name in the path
     """Facts, params, metrics, artifacts, what is missing, what came of it."""
@@ -79,9 +116,37 @@ def get_series(
     id: FromPath[str],  # noqa: A002 - the name in the path
     key: FromQuery[str],
     limit: Annotated[int, QueryParameter(ge=4, le=100_000)] = 2_000,
+    after_step: FromQuery[int | None] = None,
 ) -> showing.SeriesPoints:
-    """Points by step; thinned to the extremes of each stretch when there are more than ``limit``."""
-    return showing.series_points(store, Address.parse(f"run:{id}"), key, limit=limit)
+    """Points by step; thinned to the extremes of each stretch when there are more than ``limit``. With ``after_step``, those from that step
+    on, so that a chart can follow."""
+    return showing.series_points(store, Address.parse(f"run:{id}"), key, limit=limit, after_step=after_step)
+
+
+@get("/api/v1/runs/{id:str}/log", sync_to_thread=True, summary="What a run prints, while it runs and after")
+def get_log(
+    store: Given,
+    id: FromPath[str],  # noqa: A002 - the name in the path
+    stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
+    offset: FromQuery[int | None] = None,
+    limit: Annotated[int, QueryParameter(ge=256, le=1_048_576)] = 262_144,
+) -> showing.LogPart:
+    """From byte ``offset`` (by default near the end); pass ``next_offset`` back for more. Only runs of ``andon run -- CMD`` have any."""
+    return showing.run_log(store, Address.parse(f"run:{id}"), stream, offset=offset, limit=limit)
+
+
+@get("/api/v1/compare", sync_to_thread=True, summary="Runs side by side")
+def get_comparison(store: Given, run: FromQuery[list[str]]) -> showing.RunsComparison:
+    """Params, metrics, tags, code and packages of up to 30 runs; repeat ``run`` for each."""
+    return showing.compare_view(store, run)
+
+
+@get("/api/v1/series", sync_to_thread=True, summary="One metric of several runs")
+def get_series_of_runs(
+    store: Given, run: FromQuery[list[str]], key: FromQuery[str], limit: Annotated[int, QueryParameter(ge=4, le=20_000)] = 1_000
+) -> showing.RunsSeries:
+    """Each run's points by step, thinned to ``limit``; ``points`` is null for a run without the metric."""
+    return showing.series_of_runs(store, run, key, limit=limit)
 
 
 @get("/api/v1/entries/{kind:str}", sync_to_thread=True, summary="Names of one kind")
@@ -163,6 +228,7 @@ def no_icon() -> None:
 
 
 ROUTES = [
-    get_line, get_services, get_service, get_history, get_release, get_runs, get_run, get_series, get_entries,
-    get_show, get_lineage, get_diff, get_incidents, get_incident, get_verdicts, get_health, get_events, no_icon,
+    get_line, get_services, get_service, get_history, get_release, get_runs, get_runs_table, get_runs_count, get_run, get_series,
+    get_log, get_comparison, get_series_of_runs, get_entries, get_show, get_lineage, get_diff, get_incidents, get_incident,
+    get_verdicts, get_health, get_events, no_icon,
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -52,6 +53,9 @@ def up(
         url = url_of(listener)
 
         def ready() -> None:
+            # What is here now stays: without this each full collection looks at all of it again, which takes longer than a request.
+            gc.collect()
+            gc.freeze()
             background.start()
             if children is not None:
                 children.start()

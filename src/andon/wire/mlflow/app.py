@@ -26,6 +26,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 PREFIXES = ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api/", "/get-artifact", "/model-versions/get-artifact", "/version", "/v1/traces")
 """Every path that begins so is ours (``/api/2.0/mlflow-artifacts`` too)."""
+PLAIN = "andon.plain"
+"""What tells the guard around us that an answer is JSON for a program."""
 _JSON = (b"content-type", b"application/json")
 _READERS = 8
 
@@ -52,7 +54,7 @@ class Mlflow:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            route, places = self._find(scope["method"], scope["path"])
+            route, places = self._find(scope)
             call = Call(
                 self._store,
                 self._settings,
@@ -71,27 +73,37 @@ class Mlflow:
                 answer = await route.handler(call)
             else:
                 answer = await asyncio.get_running_loop().run_in_executor(self._threads, route.handler, call)
-            await _answer(send, 200, b"{}" if answer is None else answer if isinstance(answer, bytes) else msgspec.json.encode(answer))
+            await _answer(
+                scope, send, 200, b"{}" if answer is None else answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+            )
         except WireError as error:
-            await _answer(send, error.status, error.body())
+            await _answer(scope, send, error.status, error.body())
         except AndonError as error:
             said = translated(error)
-            await _answer(send, said.status, said.body())
+            await _answer(scope, send, said.status, said.body())
         except _Left:
             return
         except Exception:  # whatever broke, the client gets an answer in its protocol, and the log the trace
             log.exception("%s %s failed", scope["method"], scope["path"])
-            await _answer(send, 500, WireError("INTERNAL_ERROR", "the server failed; its log has the trace").body())
+            await _answer(scope, send, 500, WireError("INTERNAL_ERROR", "the server failed; its log has the trace").body())
 
-    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        rest = path[5:] if path.startswith("/api/") else path[10:] if path.startswith("/ajax-api/") else path
+    def _find(self, scope: Scope) -> tuple[Route, dict[str, str]]:
+        method, path = scope["method"], scope["path"]
+        rest = _below(path)
         route = self._exact.get((method, rest))
         if route is not None:
             return route, {}
+        # Places are found in the path as it was sent and decoded once: a slash or a percent sign inside a name stays there.
+        sent = _below(scope["raw_path"].partition(b"?")[0].decode("utf-8", "surrogateescape"))
         for wanted, pattern, shaped in self._shaped:
-            if wanted == method and (found := pattern.fullmatch(rest)):
+            if wanted == method and (found := pattern.fullmatch(sent)):
                 return shaped, {name: unquote(value) for name, value in found.groupdict().items()}
-        raise WireError("ENDPOINT_NOT_FOUND", f"No such endpoint here: {method} {path[:200]}")
+        known = any(template == rest for _, template in self._exact) or any(pattern.fullmatch(sent) for _, pattern, _ in self._shaped)
+        raise WireError("ENDPOINT_NOT_FOUND", f"No such endpoint here: {method} {path[:200]}", 405 if known else None)
+
+
+def _below(path: str) -> str:
+    return path[5:] if path.startswith("/api/") else path[10:] if path.startswith("/ajax-api/") else path
 
 
 class _Left(Exception):
@@ -125,7 +137,8 @@ async def _body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
+async def _answer(scope: Scope, send: Send, status: int, body: bytes) -> None:
+    scope[PLAIN] = True
     headers = [_JSON, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

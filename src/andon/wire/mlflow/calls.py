@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -14,6 +15,8 @@ from andon.store import Store
 from andon.wire.mlflow import messages
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from sqlalchemy import Connection
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ class Call:
 
     def read(self, kind: type[T]) -> T:
         """The request's message as the record ``kind``: from the query of a GET, else from the JSON body. Raises ``WireError``."""
-        if self.method == "GET":
+        if self.method == "GET" and self.query_string:
             return messages.from_query(self.query, kind)
         return messages.from_body(self.body, kind)
 
@@ -62,7 +65,37 @@ class Call:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in the next group commit; durable on return. The event loop is free meanwhile."""
-        return await asyncio.wrap_future(self.store.ledger.submit(work))
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[T] = loop.create_future()
+
+        def done(future: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(_pass_on, future, waiting)
+
+        # What asyncio.wrap_future does, without the way back that would let a client who leaves undo a write.
+        self.store.ledger.submit(work).add_done_callback(done)
+        return await waiting
+
+    async def look(self, work: Callable[[Connection], T]) -> T:
+        """Run a small read. SQLite answers on the spot, in less time than a thread takes to wake; a shared ledger is across a network."""
+        if self.store.ledger.capabilities.shared:
+            return await asyncio.to_thread(self._look, work)
+        return self._look(work)
+
+    def _look(self, work: Callable[[Connection], T]) -> T:
+        with self.store.ledger.read() as connection:
+            return work(connection)
+
+
+def _pass_on(future: Future[T], waiting: asyncio.Future[T]) -> None:
+    if waiting.done() or future.cancelled():
+        waiting.cancel()
+        return
+    error = future.exception()
+    if error is None:
+        waiting.set_result(future.result())
+    else:
+        waiting.set_exception(error)
 
 
 Inline = Callable[[Call], Awaitable[Any]]

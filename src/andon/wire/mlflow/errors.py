@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
 import msgspec
 
 from andon.core.errors import AndonError, Busy, Conflict, Forbidden, Gone, InvalidInput, NotFound, TooLarge, Unavailable
 
+T = TypeVar("T")
 STATUS = {
     "INTERNAL_ERROR": 500,
     "INVALID_STATE": 500,
@@ -32,7 +36,8 @@ class WireError(Exception):
 
     def body(self) -> bytes:
         """The JSON."""
-        return msgspec.json.encode({"error_code": self.code, "message": self.message})
+        said = self.message.encode(errors="replace").decode()  # what came in as half a character goes out as "?"
+        return msgspec.json.encode({"error_code": self.code, "message": said})
 
 
 def invalid(message: str) -> WireError:
@@ -51,6 +56,18 @@ def translated(error: AndonError) -> WireError:
         if isinstance(error, kind):
             return WireError(code, str(error))
     return WireError("INTERNAL_ERROR", str(error), error.status if error.status >= 500 else 500)
+
+
+def plainly(handler: Callable[[Any], Awaitable[T]]) -> Callable[[Any], Awaitable[T]]:
+    """An inline handler of which the client hears only the message when a thing is not there: it shows it to people as it is."""
+
+    async def handled(call: Any) -> T:
+        try:
+            return await handler(call)
+        except NotFound as error:
+            raise missing(error.message) from None
+
+    return handled
 
 
 _CODES: tuple[tuple[type[AndonError], str], ...] = (
