@@ -21,7 +21,7 @@ from andon.store import Store
 @common
 @with_store
 def policy(store: Store, name: str, file: str, why: str, as_json: bool) -> None:
-    """Register policy:NAME (gate/…, monitor/SERVICE or incident/SERVICE) from a JSON or TOML FILE."""
+    """Register policy:NAME (gate/…, monitor/SERVICE, incident/SERVICE or retention/NAME) from a JSON or TOML FILE."""
     from andon.operations import policies
 
     version = policies.register_policy(name, read(Path(file)), why=why, store=store)

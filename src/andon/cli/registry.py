@@ -60,6 +60,9 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
             (f"{entry.kind}:{entry.name}", entry.head, second(entry.changed_us), " ".join(f"@{a}={t}" for a, t in entry.aliases.items()))
             for entry in entries
         ]
+        if any(entry.title not in (None, entry.name) for entry in entries):
+            columns = (*columns, "called")
+            table = [(*row, entry.title or "") for row, entry in zip(table, entries, strict=True)]
     if as_json:
         say_json(rows)
     elif table:

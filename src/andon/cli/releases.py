@@ -26,6 +26,7 @@ _SAID = {Answer.GO: "the gate lets it through", Answer.NO: "the gate refuses it"
 @click.option("--transform", help="module:function in that folder, run on every request before the model.")
 @click.option("--gate", default="policy:gate/default", show_default=True, help="The gate's policy.")
 @click.option("--waive", help="A person's reason to let it through although the gate refuses.")
+@click.option("--allow-pickle", is_flag=True, help="Serve a model that is code from its files, from somebody you trust.")
 @click.option("--why", default="", help="The reason for this release.")
 @common
 @with_store

@@ -156,11 +156,15 @@ def _entry(view: showing.EntryView) -> None:
     entry = view.entry
     aliases = " ".join(f"@{name}={target}" for name, target in entry.aliases.items())
     tags = " ".join(f"{key}={value}" for key, value in view.tags.items())
-    _facts(entry.address, {"versions": entry.head, "aliases": aliases, "tags": tags})
+    told = {"called": entry.title, "about": entry.description, "versions": str(entry.head), "aliases": aliases, "tags": tags}
+    _facts(entry.address, told)
     rows = [(v.version, v.digest[:19], _when(v.created_us), v.actor, v.deleted_why or v.reason) for v in view.versions]
-    say_table(("version", "digest", "when", "who", "why"), rows)
+    if rows:
+        say_table(("version", "digest", "when", "who", "why"), rows)
     if view.shown is not None:
         click.secho(view.shown.address, bold=True)
+        if entry.kind == "prompt" and isinstance(view.manifest, dict) and isinstance(view.manifest.get("template"), str):
+            click.echo(view.manifest["template"])
         click.echo(msgspec.json.format(msgspec.json.encode(view.manifest), indent=2).decode())
     if view.lineage.edges:
         say_table(("made", "from", "as"), [(edge.child, edge.parent, edge.role) for edge in view.lineage.edges], title="lineage")

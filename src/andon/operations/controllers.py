@@ -27,7 +27,7 @@ class Controller(Protocol):
 
 
 class Sealing:
-    """Turns finished segments of the inbox into parts, and many small parts into few, every quarter of a minute."""
+    """Each quarter of a minute turns finished segments of the inbox into parts, many small parts into few, and takes deleted traces out."""
 
     name = "sealing"
 
@@ -35,6 +35,8 @@ class Sealing:
         self._next_us = 0
 
     def tick(self, store: Store) -> bool:
+        from andon.logs import reap_spans
+
         now_us = store.clock.now_us()
         if now_us < self._next_us:
             return False
@@ -42,6 +44,7 @@ class Sealing:
         if store.tables.seal():
             for table in store.tables.names():
                 store.tables.compact(table)
+        reap_spans(store)
         return False
 
 
@@ -66,5 +69,6 @@ class Settling:
 def controllers() -> tuple[Controller, ...]:
     """The controllers of one process."""
     from andon.incidents.controller import IncidentController
+    from andon.operations.retaining import Retention
 
-    return (IncidentController(), Sealing(), Settling())
+    return (IncidentController(), Sealing(), Settling(), Retention())

@@ -14,13 +14,14 @@ from andon.core.errors import InvalidInput
 from andon.operations.session import current_store
 from andon.store import Store
 
-KINDS = ("gate/", "monitor/", "incident/")
+KINDS = ("gate/", "monitor/", "incident/", "retention/")
 
 
 def register_policy(
     name: str, policy: Mapping[str, Any], *, why: str = "", store: Store | None = None, actor: Actor | None = None
 ) -> registry.Version:
-    """Register ``policy:NAME`` from plain data. The name says what it is: ``gate/NAME``, ``monitor/SERVICE`` or ``incident/SERVICE``.
+    """Register ``policy:NAME`` from plain data. The name says what it is: ``gate/NAME``, ``monitor/SERVICE``,
+    ``incident/SERVICE`` or ``retention/NAME``.
 
     A gate is ``{"rules": [{"check": {"type": "ceiling", "metric": "mae", "at_most": 30}, "blocks": true}, …]}``. Raises ``InvalidInput``
     naming the field; nothing is registered then.
@@ -36,6 +37,10 @@ def register_policy(
 
     if isinstance(read, gates.GatePolicy):
         return gates.register_policy(store, at.name, read, actor=actor, reason=why)
+    if at.name.startswith("retention/"):
+        from andon.tracking.retention import check_policy
+
+        check_policy(read)
     return registry.register(store, "policy", at.name, read, actor=actor, reason=why)
 
 
@@ -52,4 +57,8 @@ def _record(name: str) -> Any:
         from andon.incidents import IncidentPolicy
 
         return IncidentPolicy
+    if name.startswith("retention/"):
+        from andon.tracking.retention import RetentionPolicy
+
+        return RetentionPolicy
     raise InvalidInput(f"a policy's name starts with {', '.join(KINDS)}", field="name", got=name)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from andon import registry, releases
 from andon.core.actors import Actor, current_actor
 from andon.core.addresses import Address
-from andon.core.errors import GateRefused, GateUndecided, InvalidInput, NotFound
+from andon.core.errors import Forbidden, GateRefused, GateUndecided, Incompatible, InvalidInput, LoadFailed, NotFound
 from andon.core.verdicts import Answer
-from andon.models.records import Signature
+from andon.models.records import ModelManifest, Signature
 from andon.operations.moving import seconds
 from andon.operations.session import current_store
 from andon.releases import CodePin, Examples, Made
+from andon.serving.environments import normal, parse_pins
 from andon.store import Store
 from andon.tracking.records import EnvironmentLock
 
@@ -47,6 +48,7 @@ def release(
     settings: Mapping[str, Any] | None = None,
     waive: str | None = None,
     waiver: str = "14d",
+    allow_pickle: bool = False,
     why: str = "",
     strict: bool = True,
     store: Store | None = None,
@@ -57,6 +59,7 @@ def release(
     ``evaluation`` is a dataset with the request's columns, a ``label`` column, an ``event_time`` column and maybe a ``baseline`` column (an
     honest baseline's prediction). The candidate answers those examples itself, through its own environment and ``transform``
     (``module:function`` in the folder ``code``), and so does the release in production now. ``data`` names the training snapshots.
+    ``allow_pickle`` is needed for a model that another client saved as code of its own: serving it runs that code, in a child process.
 
     Returns the release whatever the gate said when ``strict`` is false or a waiver was given; otherwise raises ``GateRefused`` or
     ``GateUndecided`` with the address of the release, which is kept with its verdicts. Raises ``NotFound``, ``InvalidInput``,
@@ -64,11 +67,13 @@ def release(
     """
     store, actor = store or current_store(), actor or current_actor()
     names = [str(item) for item in ([data] if isinstance(data, str | Address) else data)]
+    environment = environment or _environment()
+    check_foreign(store, model, environment, allow_pickle=allow_pickle)
     manifest = releases.assemble(
         store,
         service,
         model=model,
-        environment=environment or _environment(),
+        environment=environment,
         code=pin_code(store, code, transform),
         signature=signature,
         data=tuple(names),
@@ -100,6 +105,41 @@ def release(
     if strict and waive is None:
         raise_unless_go(made)
     return made
+
+
+def check_foreign(store: Store, model: str | Address, environment: EnvironmentLock, *, allow_pickle: bool) -> None:
+    """Refuse a model that another client saved and this release could not serve, before anything is judged.
+
+    Raises ``LoadFailed`` when its files are not here, ``Forbidden`` when loading it runs code nobody asked for by name, ``Incompatible``
+    when only its own client loads it and the environment has other versions than it was saved with.
+    """
+    version = registry.get(store, Address.parse(model, kind="model"))
+    manifest = registry.manifest_of(version, ModelManifest)
+    named = str(version.address)
+    if manifest.files is None:
+        step = "log its files to this server, register it again, and release that version"
+        raise LoadFailed("this model's files were not here when it was registered", model=named, next_step=step)
+    if manifest.format != "mlflow":
+        return
+    if "pickle" in manifest.flags and not allow_pickle:
+        raise Forbidden(
+            "serving this model runs code from its files",
+            model=named,
+            next_step="say --allow-pickle (allow_pickle=True) if you trust whoever made it; better, log it as ONNX or skops",
+        )
+    python = str(manifest.facts.get("python", ""))
+    wrong = [f"Python {python}, not {environment.python}"] if python and python.split(".")[:2] != environment.python.split(".")[:2] else []
+    here = parse_pins(environment)
+    for name, wanted in manifest.libraries.items():
+        found = here.get(normal(name))
+        if found is None or (found != wanted and found.partition("+")[0] != wanted):
+            wrong.append(f"{name}=={wanted}, not {found or 'nothing'}")
+    if wrong:
+        raise Incompatible(
+            f"this environment is not the one that the model was saved with: it needs {'; '.join(wrong[:5])}",
+            model=named,
+            next_step="install the model's requirements.txt in an environment with Andon, and release from there (or pass its lock)",
+        )
 
 
 def raise_unless_go(made: Made) -> None:

@@ -105,7 +105,7 @@ def load_model(spec: dict[str, Any]) -> Predict:
     ``spec``: ``format``, ``path`` (the folder of the model's files), ``entry``, ``inputs`` and ``outputs`` (``[name, dtype]`` of the
     model's signature), ``flags``. Raises whatever the library raises, or ``ValueError`` for a format that has no loader here.
     """
-    loaders = {"onnx": _load_onnx, "skops": _load_skops, "python": _load_python, "pickle": _load_pickle}
+    loaders = {"onnx": _load_onnx, "skops": _load_skops, "python": _load_python, "pickle": _load_pickle, "mlflow": _load_mlflow}
     loader = loaders.get(spec["format"])
     if loader is None:
         raise ValueError(f"a model in the format {spec['format']!r} cannot be served; save it as onnx, skops or python")
@@ -210,6 +210,56 @@ def _load_pickle(spec: dict[str, Any]) -> Predict:
         model = pickle.load(file)  # noqa: S301  # asked for by name, and in a process of its own
     is_estimator = any(base.__module__.startswith("sklearn.") for base in type(model).__mro__)
     return _estimator(model, spec) if is_estimator else _code(model, spec)
+
+
+def _load_mlflow(spec: dict[str, Any]) -> Predict:
+    """A folder that another tracking client saved, loaded by that client, which the release's environment holds."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a server asks nobody anything on its own
+    from mlflow import pyfunc  # type: ignore[import-not-found,unused-ignore]
+
+    model: Any = pyfunc.load_model(spec["path"])
+    schema: Any = getattr(getattr(model.metadata, "signature", None), "inputs", None)
+    tensor = schema is not None and schema.is_tensor_spec()
+    types = {} if schema is None or not schema.has_input_names() else dict(zip(schema.input_names(), schema.numpy_types(), strict=True))
+    names = [name for name, _ in spec["inputs"]]
+    outputs = [name for name, _ in spec["outputs"]]
+
+    def predict(columns: Columns, n: int) -> Columns:
+        given = {name: _as_wide(columns[name], types.get(name)) for name in names if name in columns}
+        if tensor and not types:
+            one = schema.inputs[0]
+            rows: Any = matrix(columns, names, n, str(one.type))
+            rows = rows[:, 0] if len(one.shape) == 1 else rows
+        elif tensor:
+            rows = given
+        else:
+            import pandas as pd  # type: ignore[import-untyped,unused-ignore]
+
+            rows = pd.DataFrame(given)
+        return _spread(model.predict(rows), outputs, n)
+
+    return predict
+
+
+def _as_wide(values: Any, wanted: Any) -> Any:
+    """Numbers in the width that a signature names: its client refuses the others."""
+    import numpy as np
+
+    kind = None if wanted is None else np.dtype(wanted)
+    if kind is None or kind.kind not in "fi" or values.dtype.kind not in "fi" or (kind.kind == "i" and values.dtype.kind == "f"):
+        return values
+    return values.astype(kind, copy=False)
+
+
+def _spread(made: Any, outputs: Sequence[str], n: int) -> Columns:
+    """A frame, a mapping or an array as columns under the signature's names."""
+    if hasattr(made, "columns") and hasattr(made, "to_dict"):
+        made = {str(name): made[name].to_numpy() for name in made.columns}
+    if hasattr(made, "keys"):
+        given = {str(name): made[name] for name in made.keys()}  # noqa: SIM118 - any mapping
+        return given if set(outputs) <= set(given) else dict(zip(outputs, given.values(), strict=False))
+    flat = _flat(made, n)
+    return {outputs[0]: flat} if flat.ndim == 1 else {name: flat[:, at] for at, name in enumerate(outputs)}
 
 
 def _estimator(estimator: Any, spec: dict[str, Any]) -> Predict:

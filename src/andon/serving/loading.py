@@ -97,7 +97,7 @@ class Loader:
         model = self._source.model(manifest)
         spec = ModelSpec(
             format=model.format,
-            path=str(self._lay_out(model.files)),
+            path=str(self._lay_out(_files(model))),
             entry=model.entry,
             inputs=tuple((column.name, column.dtype) for column in model.signature.inputs),
             outputs=tuple((column.name, column.dtype) for column in model.signature.outputs),
@@ -131,6 +131,12 @@ class Loader:
                 if not folder.is_dir():  # else another process was quicker
                     raise
         return folder
+
+
+def _files(model: ModelManifest) -> str:
+    if model.files is None:
+        raise LoadFailed("this model's files were not here when it was registered", next_step="register it again, then release that")
+    return model.files
 
 
 def runs_in_front(manifest: ReleaseManifest, model: ModelManifest, here: EnvironmentLock) -> bool:

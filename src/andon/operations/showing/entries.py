@@ -7,7 +7,7 @@ from typing import Any
 from andon.core.addresses import VERSIONED_KINDS, Address
 from andon.core.errors import AndonError, InvalidAddress
 from andon.operations.showing.records import EntryRow, EntryView, LineageView, VersionRow
-from andon.registry import Change, Entry, Version, aliases_of, diff_values, entries, get, lineage, moves, tag_history, tags_of, versions
+from andon.registry import Change, Entry, Version, diff_values, entries, entry_in, get, lineage, moves, tag_history, tags_of, versions
 from andon.registry.lineage import Direction
 from andon.store import Store
 
@@ -28,6 +28,8 @@ def _row(entry: Entry) -> EntryRow:
         head=entry.head,
         changed_us=entry.changed_us,
         aliases=entry.aliases,
+        title=entry.title if entry.title is not None and entry.title != entry.name else "",
+        description=entry.description,
     )
 
 
@@ -35,19 +37,14 @@ def entry_view(store: Store, address: str | Address, *, limit: int = 100) -> Ent
     """One name, whole, looking at the version that ``address`` means (the newest, without one). Raises ``NotFound``."""
     at = Address.parse(address)
     found = versions(store, at, limit=limit)
-    aliases = aliases_of(store, at)
+    with store.ledger.read() as connection:
+        entry = entry_in(connection, at)
+    aliases = entry.aliases
     rows = tuple(_version_row(version, aliases) for version in found)
     shown = _shown(store, at, found)
     before = _before(shown, found)
     return EntryView(
-        entry=EntryRow(
-            address=str(at.entry),
-            kind=at.kind,
-            name=at.name,
-            head=max(row.version for row in rows),
-            changed_us=max(version.created_us for version in found),
-            aliases=aliases,
-        ),
+        entry=_row(entry),
         versions=rows,
         shown=None if shown is None else _version_row(shown, aliases),
         manifest=None if shown is None else shown.manifest,

@@ -136,6 +136,27 @@ class InputRow(msgspec.Struct, frozen=True, kw_only=True):
     context: str
 
 
+class DescribedInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Data that a run names without handing it over."""
+
+    name: str
+    digest: str
+    context: str
+    source: str
+    """Where its client says it is."""
+
+
+class LoggedModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a run logged (``output``) or used (``input``)."""
+
+    id: str
+    name: str
+    model_type: str
+    status: str
+    role: str
+    created_us: int
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """One run, whole."""
 
@@ -147,9 +168,18 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """How complete it is, 0 to 1, each part by its weight."""
     artifacts: tuple[ArtifactRow, ...]
     inputs: tuple[InputRow, ...]
+    described: tuple[DescribedInput, ...]
+    """Data that it named without handing it over."""
+    models: tuple[LoggedModelRow, ...]
+    """Models that it logged or used, registered or not."""
     made: tuple[Edge, ...]
-    """What was registered from this run."""
+    """What was registered from this run or from a model that it logged, and the runs inside it."""
+    releases: tuple[str, ...]
+    """Releases that pin a model of this run."""
+    children: tuple[RunRow, ...]
+    """The runs inside it, the first hundred."""
     tags: dict[str, str]
+    deleted_us: int | None
 
 
 class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,8 +189,12 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     name: str
     head: int
+    """The newest version; 0 when there is none yet."""
     changed_us: int
     aliases: dict[str, str]
+    title: str = ""
+    """What a client of another registry calls it, where that is not its name."""
+    description: str = ""
 
 
 class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
