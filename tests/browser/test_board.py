@@ -92,19 +92,19 @@ def test_it_is_used_with_the_keyboard_alone(line: Served, open_page: OpenPage) -
 
 
 def test_tables_sort_by_keyboard_and_filter(line: Served, open_page: OpenPage) -> None:
-    page = open_page(line, "/runs")
-    header = page.locator("#runs th", has_text=re.compile("^mae$"))
+    page = open_page(line, "/registry")
+    header = page.locator("#entries th", has_text=re.compile("^Changed$"))
     header.locator("button").focus()
     page.keyboard.press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    column = page.locator("#runs thead th").all_inner_texts().index("mae")
-    values = [float(row.locator("td").nth(column).get_attribute("data-v") or "nan") for row in page.locator("#runs tbody tr").all()]
+    column = page.locator("#entries thead th").all_inner_texts().index("Changed")
+    values = [float(row.locator("td").nth(column).get_attribute("data-v") or "nan") for row in page.locator("#entries tbody tr").all()]
     assert values == sorted(values)
     page.keyboard.press("Enter")
     assert header.get_attribute("aria-sort") == "descending"
     page.keyboard.press("/")
-    page.keyboard.type("fraud running")
-    assert page.locator("#runs tbody tr:visible").count() == 1
+    page.keyboard.type("model fraud")
+    assert page.locator("#entries tbody tr:visible").count() == 1
 
 
 def test_a_chart_is_read_with_the_arrow_keys(line: Served, open_page: OpenPage) -> None:

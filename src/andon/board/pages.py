@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from litestar import Response, get
 from litestar.params import FromPath, FromQuery
-from litestar.response import Stream
 
-from andon.api.guard import CONTENT_POLICY, SANDBOX_POLICY, name_in
+from andon.api.guard import name_in
 from andon.api.reading import Given
 from andon.board import charts
 from andon.board.graphs import lineage_graph
 from andon.board.rendering import page
-from andon.board.statics import plotly_url
 from andon.board.tables import checks, difference, sheets
 from andon.core.addresses import VERSIONED_KINDS, Address
-from andon.core.errors import AndonError, NotFound
+from andon.core.errors import AndonError
 from andon.operations import showing
 from andon.releases import COMPONENTS, service_state
 from andon.store import Store
@@ -26,7 +23,6 @@ STATION_LINKS = {
     "runs": "/runs", "datasets": "/registry/dataset", "registry": "/registry", "gates": "/registry/policy",
     "releases": "/registry/release", "serving": "/#services", "monitors": "/#services", "incidents": "/incidents",
 }  # fmt: skip
-CHARTS, LINES = 3, 6
 MOVED = {"rolled-back": "put back to", "deployed": "given to"}
 
 
@@ -60,76 +56,6 @@ def _headline(view: showing.LineView) -> tuple[str, str, str]:
     if view.services:
         return "grey", "Nothing is in production", "There are releases; none has been deployed."
     return "grey", "An empty line", "Everything starts with a run, and ends where it is watched."
-
-
-@get("/runs", include_in_schema=False, sync_to_thread=True)
-def runs_page(store: Given, experiment: FromQuery[str | None] = None, before_us: FromQuery[int | None] = None) -> Response[str]:
-    """Runs."""
-    view = showing.runs_view(store, experiment=experiment or None, before_us=before_us)
-    metrics, params = _shared_keys([run.metrics for run in view.runs], 3), _shared_keys([run.params for run in view.runs], 3)
-    return page("runs.html", store, section="runs", view=view, experiment=experiment or "", metrics=metrics, params=params)
-
-
-def _shared_keys(rows: list[Any], most: int) -> list[str]:
-    """The keys that most rows have."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        for key in row:
-            counts[key] = counts.get(key, 0) + 1
-    return sorted(counts, key=lambda key: (-counts[key], key))[:most]
-
-
-@get("/runs/{id:str}", include_in_schema=False, sync_to_thread=True)
-def run_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A002 - the name in the path
-    """One run."""
-    view = showing.run_view(store, Address.parse(f"run:{id}"))
-    lineage = showing.lineage_view(store, f"run:{id}")
-    made = page(
-        "run.html",
-        store,
-        section="runs",
-        view=view,
-        lineage=lineage,
-        graph=lineage_graph(lineage),
-        made=sorted((edge.child for edge in view.made if not edge.child.startswith("run:")), key=str),
-        nested=sorted(edge.child for edge in view.made if edge.child.startswith("run:")),
-        chart_groups=_groups(view.series),
-        plotly=plotly_url(),
-    )
-    # Plotly's bundle adds a style element of its own, so this page alone allows inline styles; scripts stay as strict as everywhere.
-    made.headers["content-security-policy"] = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
-    return made
-
-
-def _groups(series: tuple[showing.SeriesRow, ...]) -> list[list[str]]:
-    """Metrics that share an axis: those of about one size, the largest group first; at most three charts of six lines."""
-    groups: list[tuple[float, list[str]]] = []
-    for one in sorted(series, key=lambda one: one.count == 1):
-        high = max(abs(one.max or 0.0), abs(one.min or 0.0))
-        for size, keys in groups:
-            if len(keys) < LINES and size / 30 <= high <= size * 30:
-                keys.append(one.key)
-                break
-        else:
-            groups.append((high, [one.key]))
-    return [keys for _, keys in sorted(groups, key=lambda group: -len(group[1]))[:CHARTS]]
-
-
-@get("/runs/{id:str}/artifacts/{path:path}", include_in_schema=False, sync_to_thread=True)
-def get_artifact(store: Given, id: FromPath[str], path: FromPath[str]) -> Stream:  # noqa: A002 - the name in the path
-    """A run's file, to be saved and never shown: it holds whatever the run wrote."""
-    wanted = path.lstrip("/").replace("%2F", "/")
-    found = next((one for one in showing.run_view(store, f"run:{id}").artifacts if one.path == wanted), None)
-    if found is None:
-        raise NotFound("this run has no such artifact", run=id, path=wanted[:200])
-    stream = store.blobs.open(found.digest)
-    name = quote(wanted.rpartition("/")[2], safe="")
-    headers = {
-        "content-disposition": f"attachment; filename*=UTF-8''{name}",
-        "content-security-policy": SANDBOX_POLICY,
-        "content-length": str(found.size_bytes),
-    }
-    return Stream(iter(lambda: stream.read(1 << 16), b""), media_type="application/octet-stream", headers=headers)
 
 
 @get("/registry", include_in_schema=False, sync_to_thread=True)
@@ -291,6 +217,6 @@ def verdict_page(store: Given, id: FromPath[str]) -> Response[str]:  # noqa: A00
 
 
 ROUTES = [
-    line_page, runs_page, run_page, get_artifact, registry_page, kind_page, entry_page, release_page, service_page, incidents_page,
+    line_page, registry_page, kind_page, entry_page, release_page, service_page, incidents_page,
     incident_page, verdict_page,
 ]  # fmt: skip

@@ -30,14 +30,14 @@ def environment() -> Environment:
 def page(template: str, store: Store, *, status: int = 200, **context: Any) -> Response[str]:
     """A whole page. ``section`` marks the navigation."""
     text = environment().get_template(template).render(now_us=store.clock.now_us(), home=store.settings.home, **context)
-    return Response(text, status_code=status, media_type="text/html; charset=utf-8")
+    return Response(text, status_code=status, media_type="text/html")
 
 
 def error_page(request: Any, error: AndonError) -> Response[str]:
     """What a browser is told when something is not there or not possible."""
     back = request.headers.get("referer", "") if request.method == "POST" else ""
     text = environment().get_template("error.html").render(error=error, back=_own_path(back), now_us=0)
-    return Response(text, status_code=error.status, media_type="text/html; charset=utf-8")
+    return Response(text, status_code=error.status, media_type="text/html")
 
 
 def _own_path(url: str) -> str:

@@ -13,7 +13,7 @@ from andon.core.digests import digest_bytes
 from andon.core.errors import NotFound
 
 MEDIA = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-NAMES = ("board.css", "board.js", "theme.js", "icon.svg")
+NAMES = ("board.css", "board.js", "theme.js", "icon.svg", "runs.css", "runs.js", "columns.js", "plots.js")
 KEEP = "public, max-age=31536000, immutable"
 
 

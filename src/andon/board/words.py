@@ -272,7 +272,24 @@ def brief(value: Any) -> str:
     return text if len(text) <= 160 else text[:157] + "…"
 
 
+def printed(text: str) -> str:
+    """What a terminal would show of printed text: a carriage return begins its line anew (a progress bar is one line).
+
+    >>> printed("10 %\\r20 %\\r\\nnext\\r\\n")
+    '20 %\\nnext\\n'
+    """
+    return re.sub(r"[^\n]*\r(?=[^\n])", "", re.sub(r"\r+\n", "\n", text))
+
+
+def cellular(value: Any) -> str:
+    """A cell of somebody's table: numbers as they are."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else str(value)
+
+
 FILTERS = {
+    "printed": printed, "cellular": cellular,
     "lamp": lamp, "tower": tower, "number": number, "size": size, "instant": instant, "day": day, "lasting": lasting, "ago": ago,
     "who": who, "short": short, "href": href, "pretty": pretty, "brief": brief, "when": when,
     "plain": plain, "linked": linked, "date_time": date_time, "unit": unit, "outcome": outcome, "beyond": beyond,

@@ -189,7 +189,14 @@ def test_artifacts_are_saved_never_shown(client: Client, seeded: Store) -> None:
     hostile = b"<script>alert(1)</script>"
     digest = seeded.blobs.put(hostile)
     id_ = client.get("/api/v1/runs").json()["runs"][0]["id"]
-    row = {"owner": f"run:{id_}", "path": 'out/re"port;.html', "digest": digest, "size_bytes": len(hostile), "media_type": "text/html", "at_us": 1}
+    row = {
+        "owner": f"run:{id_}",
+        "path": 'out/re"port;.html',
+        "digest": digest,
+        "size_bytes": len(hostile),
+        "media_type": "text/html",
+        "at_us": 1,
+    }
     seeded.ledger.write(lambda c: c.execute(insert(s.artifacts).values(**row)))
     answer = client.get(f"/runs/{id_}/artifacts/out/re%22port;.html")
     assert answer.content == hostile

@@ -3,6 +3,12 @@
   "use strict";
   const $ = (selector, root = document) => root.querySelector(selector);
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  // What the scripts of single pages listen to: theme, swapped (a live part), refreshed (all of them).
+  const tell = (what, detail = null) => document.dispatchEvent(new CustomEvent(`andon:${what}`, { detail }));
+
+  // --- addresses that an MLflow client prints: #/experiments/3/runs/ID
+  const printed = location.pathname === "/" && /^#\/experiments\/(\d+)(?:\/runs\/([\w-]+))?/.exec(location.hash);
+  if (printed) location.replace(printed[2] ? `/runs/${printed[2]}` : `/experiments/${printed[1]}`);
 
   // --- theme
   const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
@@ -10,7 +16,7 @@
     const next = isDark() ? "light" : "dark";
     document.documentElement.dataset.theme = next;
     try { localStorage.setItem("andon-theme", next); } catch { /* not remembered, then */ }
-    drawPlots(true);
+    tell("theme");
   };
   document.addEventListener("click", (event) => {
     if (event.target.closest("[data-theme-toggle]")) toggleTheme();
@@ -29,7 +35,7 @@
     if (event.key === "g") { pending = setTimeout(() => { pending = 0; }, 1200); return; }
     if (event.key === "?") { event.preventDefault(); openHelp(); }
     else if (event.key === "t") toggleTheme();
-    else if (event.key === "/" && $("[data-filter]")) { event.preventDefault(); $("[data-filter]").focus(); }
+    else if (event.key === "/" && $("[data-filter], [data-focus-key]")) { event.preventDefault(); $("[data-filter], [data-focus-key]").focus(); }
     else if ((event.key === "j" || event.key === "k") && !event.target.closest("[data-chart]")) stepRow(event.key === "j" ? 1 : -1);
   });
   const stepRow = (by) => {
@@ -120,45 +126,6 @@
     if (svg && !event.target.closest("a")) { const found = pointsOf(svg)[nearest(svg, event.clientX)]; if (found?.u) location.href = found.u; }
   });
 
-  // --- interactive series, by the Plotly bundle of the installed package, fetched only by pages that draw one
-  let plotly = null;
-  const loadPlotly = (src) => (plotly ||= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = src; script.onload = () => resolve(window.Plotly); script.onerror = reject;
-    document.head.append(script);
-  }));
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const drawPlots = async (again = false) => {
-    for (const host of $$("[data-series-url]")) {
-      if (host._drawn && !again) continue;
-      try {
-        const keys = JSON.parse(host.dataset.keys);
-        const [Plotly, ...series] = await Promise.all([
-          loadPlotly(host.dataset.plotly),
-          ...keys.map((key) => fetch(`${host.dataset.seriesUrl}?key=${encodeURIComponent(key)}`).then((answer) => answer.json())),
-        ]);
-        const ink = css("--ink"), faint = css("--ink3"), rule = css("--line");
-        const colours = [ink, css("--link"), css("--warn-lamp"), css("--pass-lamp"), css("--fail-lamp"), css("--slate-lamp")];
-        const dashes = ["solid", "dash", "dot", "dashdot", "longdash", "solid"];
-        const axis = { gridcolor: rule, linecolor: rule, zeroline: false, tickfont: { color: faint, size: 11 }, title: { font: { color: faint, size: 12 } } };
-        host.replaceChildren();
-        await Plotly.newPlot(host, series.map((one, index) => ({
-          x: one.steps, y: one.values, name: one.key, mode: one.steps.length < 3 ? "markers" : "lines", type: "scatter",
-          line: { color: colours[index % colours.length], dash: dashes[index % dashes.length], width: 1.6 }, hovertemplate: `%{y:.5g}<extra>${one.key.replace(/[<>&]/g, "")}</extra>`,
-        })), {
-          margin: { l: 56, r: 12, t: 34, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x unified",
-          hoverlabel: { bgcolor: css("--card"), bordercolor: rule, font: { color: ink, size: 12 } }, font: { family: css("--sans"), color: ink, size: 12 },
-          xaxis: { ...axis, title: { text: "step", font: { color: faint, size: 12 } } }, yaxis: axis, showlegend: true,
-          legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: css("--ink2"), size: 12 } },
-        }, { displayModeBar: false, responsive: true });
-        host._drawn = true;
-        host.dataset.drawn = "yes";
-      } catch {
-        host.replaceChildren(Object.assign(document.createElement("p"), { className: "loading", textContent: "The points could not be read; the table below has the newest values." }));
-      }
-    }
-  };
-
   // --- live: the server says "something moved", the page fetches itself again and swaps the parts that differ
   const main = $("main"), topics = (main?.dataset.topics || "").split(" ").filter(Boolean), lamp = $("[data-live-lamp]");
   if (lamp && !topics.length) lamp.hidden = true;
@@ -181,6 +148,7 @@
       }
       document.title = next.title;
       last = Date.now();
+      tell("refreshed");
     } catch { /* the server is away; EventSource tells when it is back */ } finally {
       busy = false;
       if (again) { again = false; schedule(); }
@@ -190,15 +158,17 @@
     const sorted = $$("th[aria-sort]", old).map((th) => [[...th.parentNode.children].indexOf(th), th.getAttribute("aria-sort")]);
     const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     const open = $$("details[open]", old).map((details) => details.id).filter(Boolean);
+    const ticked = $$("input[type=checkbox]:checked", old).map((box) => [box.name, box.value]);
     fresh._raw = fresh.outerHTML;
     fresh.classList.add("changed");
     old.replaceWith(fresh);
     sorted.forEach(([column, direction]) => { const th = $$("thead th", fresh)[column]; if (th) sortBy(th, direction); });
     open.forEach((id) => { const details = document.getElementById(id); if (details) details.open = true; });
+    ticked.forEach(([name, value]) => { const box = $$("input[type=checkbox]", fresh).find((one) => one.name === name && one.value === value); if (box) box.checked = true; });
     if (focused) $(`a[href="${CSS.escape(focused)}"]`, fresh)?.focus();
     $$("[data-filter]").forEach(filterRows);
     tellTimes(fresh);
-    drawPlots();
+    tell("swapped", fresh);
   };
   const schedule = () => { if (!waiting) waiting = setTimeout(refresh, Math.max(150, 900 - (Date.now() - last))); };
   const listen = () => {
@@ -218,7 +188,8 @@
   addEventListener("pageshow", listen);
 
   // --- forms: one submit each
-  document.addEventListener("submit", (event) => { const button = event.submitter; if (button) setTimeout(() => { button.disabled = true; }, 0); });
+  document.addEventListener("submit", (event) => { const button = event.submitter; if (button && !event.defaultPrevented) setTimeout(() => { button.disabled = true; }, 0); });
+  addEventListener("pageshow", (event) => { if (event.persisted) $$("button:disabled[formaction], form button:disabled").forEach((button) => { button.disabled = false; }); });
   document.addEventListener("change", (event) => {
     const select = event.target.closest("[data-says]");
     if (select) $(select.dataset.says).textContent = select.selectedOptions[0]?.dataset.will || "";
@@ -231,8 +202,9 @@
   });
   addEventListener("resize", showRoots);
 
+  window.andon = { $, $$ };
+  $$("[data-live]").forEach((part) => { part._raw = part.outerHTML; });
   tellTimes();
   showRoots();
-  drawPlots();
   listen();
 })();
