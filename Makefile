@@ -2,6 +2,7 @@
 #
 #   make demo     the line on real data, in about a minute
 #   make test     the whole suite                     (WORKERS=1: one process; ARGS="tests/unit -x": some of it)
+#   make torch    PyTorch and Lightning, for the tests of mlflow.pytorch (they skip without)
 #   make check    lint, format, types, import firewall
 #   make docs     writes docs/reference and the README's figures again
 #   make bench    every benchmark in bench/           (BENCH=ledger: one of them; SMOKE=1: tiny sizes, nothing kept)
@@ -24,7 +25,7 @@ DEV := .venv/installed-dev-$(call sum,requirements-dev.lock)
 # The development lock holds everything the core lock does, at the same versions.
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(CORE))
 
-.PHONY: demo test check docs bench lock clean help
+.PHONY: demo test torch check docs bench lock clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +35,12 @@ demo: $(DEMO)
 
 test: $(DEV)
 	@$(BIN)/python -m pytest $(if $(filter-out 0 1,$(WORKERS)),-n $(WORKERS) --dist loadfile) $(ARGS)
+
+# Not in the lock: which build of torch is right (CPU, CUDA) is the machine's own question.
+torch: $(DEV)
+	@$(BIN)/python -c 'import torch, lightning' 2>/dev/null || { \
+	  echo "installing torch and lightning into .venv"; \
+	  $(BIN)/python -m pip install -qq 'torch==2.13.0' 'lightning==2.6.6'; }
 
 # All four run, whatever the first one says.
 check: $(DEV)

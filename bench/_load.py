@@ -57,9 +57,9 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """``make`` gives the next request's bytes; ``see``, if given, looks at each answer (head, body, sent, received)."""
+    """``make`` gives the next request's bytes (None: no more); ``see``, if given, looks at each answer (head, body, sent, received)."""
 
-    def __init__(self, make: Callable[[], bytes], see: Callable[[bytes, bytes, float, float], None] | None = None) -> None:
+    def __init__(self, make: Callable[[], bytes | None], see: Callable[[bytes, bytes, float, float], None] | None = None) -> None:
         self._make = make
         self._see = see
         self.stopped = False

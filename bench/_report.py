@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def report(name: str, title: str, columns: Sequence[str], rows: Sequence[Sequenc
         return  # tiny sizes say nothing worth keeping
     RESULTS.mkdir(exist_ok=True)
     facts = {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), "at": time.strftime("%Y-%m-%d")}
-    kept = {"name": name, "title": title, "columns": list(columns), "rows": [list(row) for row in rows], "method": method, "machine": facts}
+    said = {"name": name, "script": Path(sys.argv[0]).name, "title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+    kept = said | {"method": method, "machine": facts}
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -305,7 +305,7 @@ def figures() -> str:
         machine = bench.get("machine", {})
         where = f"{machine.get('cores')} cores, Python {machine.get('python')}, {machine.get('at')}"
         out.append(f"<details>\n<summary>{_cell(bench['title'])}</summary>\n\n{_table(bench['columns'], rows)}")
-        out.append(f"{_paragraph(bench['method'])} (`bench/{bench['name']}.py`; {where})\n\n</details>\n")
+        out.append(f"{_paragraph(bench['method'])} (`bench/{bench.get('script') or bench['name'] + '.py'}`; {where})\n\n</details>\n")
     return "\n".join(out)
 
 
