@@ -64,7 +64,7 @@ def searched_ms(store: Store) -> tuple[float, float]:
     def filtered() -> None:
         with store.ledger.read() as connection:
             page = search_runs(connection, [many.id], "metrics.m3 > 0.5 and params.p1 = 'v3'", order_by=["metrics.m5 DESC"], max_results=50)
-            assert page.ids
+            assert page.ids or SMOKE
 
     def newest() -> None:
         with store.ledger.read() as connection:
