@@ -111,10 +111,14 @@ def draw(rows: list[list[Any]]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     sizes = [row[0] for row in rows]
     left.plot(sizes, [row[2] / 1e3 for row in rows], marker="o", color="#222222")
-    left.set(xscale="log", ylim=(0, None), xlabel="points stored", ylabel="thousand points a second, durable")
+    left.set(
+        xscale="log", ylim=(0, max(row[2] for row in rows) / 1e3 * 1.1), xlabel="points stored", ylabel="thousand points a second, durable"
+    )
     right.plot(sizes, [row[3] for row in rows], marker="o", color="#222222", label="filter and order, top 50")
     right.plot(sizes, [row[4] for row in rows], marker="s", color="#999999", label="newest 50")
-    right.set(xscale="log", ylim=(0, None), xlabel="points stored (a run for every 1,000)", ylabel="search, ms")
+    right.set(
+        xscale="log", ylim=(0, max(row[3] for row in rows) * 1.1), xlabel="points stored (a run for every 1,000)", ylabel="search, ms"
+    )
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
