@@ -70,7 +70,7 @@ def export_runs(
         if target.exists():
             target.rmdir()
         scratch.rename(target)
-    except BaseException:
+    except BaseException:  # whatever ended it, an interrupt too: half an export is not left behind
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return msgspec.structs.replace(done, folder=str(target))
