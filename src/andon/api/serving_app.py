@@ -20,7 +20,7 @@ from andon.core.clocks import to_us
 from andon.core.errors import AndonError, Forbidden, InvalidInput, NotFound, TooLarge, Unavailable
 from andon.core.settings import Settings
 from andon.logs.labels import Label, record_labels
-from andon.serving.front import Front
+from andon.serving.front import Choice, Front
 from andon.serving.loading import Loaded
 from andon.serving.validation import check_request_id, parse_json
 from andon.wire import openinference as oip
@@ -143,7 +143,8 @@ class ServingApp:
             request = loaded.codec.decode(body)
             request_id = request.request_id or facts.id() or front.new_id()
             rows = request.rows
-            lists = await front.answer(loaded, len(rows), rows=rows, request_id=request_id, event_us=request.event_us)
+            choice = front.choose(request_id)
+            lists: Any = await front.answer(choice, len(rows), rows=rows, request_id=request_id, event_us=request.event_us)
         except AndonError as error:
             await self._refuse(send, error, loaded, request_id)
             return
@@ -249,7 +250,8 @@ class ServingApp:
         loaded = self._model(parts)  # again: the body may have taken its time
         infer = oip.parse_infer(body, loaded.codec)
         request_id = infer.id or facts.id() or self._front.new_id()
-        lists = await self._front.answer(loaded, infer.n, columns=infer.columns, request_id=request_id, event_us=None)
+        choice = Choice(loaded, "production")
+        lists: Any = await self._front.answer(choice, infer.n, columns=infer.columns, request_id=request_id)
         parameters = {"release": loaded.address, "release_digest": loaded.digest}
         answer = oip.infer_response(self._front.service, loaded.version, request_id, lists, loaded.signature, infer, parameters)
         await self._reply(send, 200, _encode(answer), _said_by(loaded, request_id))

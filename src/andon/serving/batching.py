@@ -31,7 +31,7 @@ INLINE_BUDGET_S = 0.005
 class Work:
     """One request's rows on their way through a release. ``rows`` are tuples in the signature's order, or ``columns`` are given."""
 
-    __slots__ = ("arrival_us", "channel", "columns", "event_us", "future", "n", "request_id", "rows", "started_s")
+    __slots__ = ("arrival_us", "channel", "columns", "event_us", "future", "n", "raw", "request_id", "rows", "started_s")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Work:
         self.arrival_us = arrival_us
         self.channel = channel
         self.future = future
+        self.raw = False  # whether its answer is arrays
         self.started_s = time.perf_counter()
 
 

@@ -3,10 +3,6 @@
 Requests never wait for the ledger. A thread polls it; when a channel moves, the new release is built, loaded and warmed up beside the old
 one, and traffic moves between two turns of the event loop. The release that was left stays warm, so going back is instant; older ones
 are closed when their last answer is out. A release that cannot be loaded changes nothing but the note in this replica's row.
-
-**Prediction log.** Every batch is in the log (safe from kill -9) before its answers go out. If the log refuses (disk full), the answers go
-out all the same, the rows are counted in ``andon_prediction_log_dropped_rows_total``, and the replica's note says so: an observer that
-fails must not take the service down, and monitors must be able to tell that rows are missing.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +24,7 @@ from andon.serving.following import POLL_S, Follower
 from andon.serving.loading import Loaded, Loader
 from andon.serving.metrics import Metrics
 from andon.serving.presence import Presence, State, Status
+from andon.serving.recording import Recorder
 from andon.serving.source import ReleaseSource, StoreSource, Target
 from andon.serving.validation import check_request_id, output_lists
 from andon.store import Store
@@ -49,6 +46,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     digest: str
     outputs: dict[str, list[Any]]
+
+
+class Choice(NamedTuple):
+    """Which release answers a request, and as what."""
+
+    loaded: Loaded
+    channel: str
+    unit: str | None = None
+    """The user, session or request that a split assigned; None when there is no split."""
 
 
 class _Channel:
@@ -94,7 +100,7 @@ class Front:
         self._id_prefix = store.ids.new()
         self._id_numbers = itertools.count(1)
         self._url = ""
-        self._log_problem: str | None = None
+        self._recorder = Recorder(store.tables, service, self.metrics)
         self._follower = Follower(self._source, service, tuple(channels), Presence(store, service), self._heard, self._state, poll_s)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -150,25 +156,33 @@ class Front:
         """A release that is loaded here, by its version number."""
         return next((loaded for loaded in self._held() if loaded.version == version), None)
 
+    def choose(self, request_id: str, key: str | None = None, *, channel: str = "production") -> Choice:  # noqa: ARG002
+        """The release that answers a request. ``key`` names its user or session. Raises ``Unavailable`` when there is none."""
+        return Choice(self.loaded(channel), channel)
+
     async def answer(
         self,
-        loaded: Loaded,
+        choice: Choice,
         n: int,
         *,
         rows: Sequence[tuple[Any, ...]] | None = None,
         columns: Columns | None = None,
         request_id: str,
-        event_us: Sequence[int] | None,
-        channel: str = "production",
-    ) -> dict[str, list[Any]]:
-        """Run ``n`` checked rows (or columns) through ``loaded``: its output columns as lists. Raises ``Busy``, ``ModelFailed``, ….
+        event_us: Sequence[int] | None = None,
+        deadline_s: float | None = None,  # noqa: ARG002
+        raw: bool = False,
+    ) -> dict[str, Any]:
+        """Run ``n`` checked rows (or columns) through the chosen release: its output columns as lists, or with ``raw`` as arrays.
 
-        Take ``loaded`` from this front and call this without an ``await`` in between, so that the release cannot be retired meanwhile.
+        ``deadline_s`` is when the caller stops waiting, on the event loop's clock. Raises ``Busy``, ``ModelFailed``, …. Call ``choose``
+        and this without an ``await`` in between, so that the release cannot be retired meanwhile.
         """
         assert self._loop is not None
+        loaded, channel, _ = choice
         now_us = self._store.clock.now_us()
-        future: asyncio.Future[dict[str, list[Any]]] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         work = Work(n, rows, columns, request_id, [now_us] * n if event_us is None else event_us, now_us, channel, future)
+        work.raw = raw
         loaded.in_flight += 1
         try:
             loaded.batcher.submit(work)
@@ -181,7 +195,7 @@ class Front:
             if not loaded.in_flight:
                 loaded.idle.set()
         self.metrics.answered(loaded.address, n, time.perf_counter() - work.started_s)
-        return outputs
+        return outputs  # type: ignore[no-any-return]
 
     async def predict(
         self,
@@ -195,7 +209,8 @@ class Front:
         loaded = self.loaded(channel)
         checked = loaded.codec.check_rows(rows)
         name = check_request_id(request_id) if request_id is not None else self.new_id()
-        outputs = await self.answer(loaded, len(checked), rows=checked, request_id=name, event_us=event_us, channel=channel)
+        choice = Choice(loaded, channel)
+        outputs = await self.answer(choice, len(checked), rows=checked, request_id=name, event_us=event_us)
         return Answer(request_id=name, release=loaded.address, digest=loaded.digest, outputs=outputs)
 
     def new_id(self) -> str:
@@ -306,8 +321,8 @@ class Front:
     def _state(self) -> State:
         first = next(iter(self._channels.values())).current
         notes = [failure.detail for failure in list(self._failures.values())]
-        if self._log_problem is not None:
-            notes.append(f"the prediction log cannot be written: {self._log_problem}")
+        if self._recorder.problem is not None:
+            notes.append(f"the prediction log cannot be written: {self._recorder.problem}")
         status: Status = "draining" if self.draining else "starting" if first is None else "ready"
         return State(url=self._url, status=status, release=first.address if first else None, note="\n".join(notes))
 
@@ -333,15 +348,16 @@ class Front:
         if len(self._channels) > 1 and len({work.channel for work in batch}) > 1:
             self._finish_apart(loaded, batch, inputs, outputs)  # a log entry is of one channel
             return
-        self._log(loaded, batch, inputs, {name: outputs[name] for name in lists})
-        if len(batch) == 1:
+        self._recorder.record(loaded, batch, inputs, {name: outputs[name] for name in lists})
+        if len(batch) == 1 and not batch[0].raw:
             if not batch[0].future.done():
                 batch[0].future.set_result(lists)
             return
         at = 0
         for work in batch:
             if not work.future.done():
-                work.future.set_result({name: values[at : at + work.n] for name, values in lists.items()})
+                given = {name: outputs[name] for name in lists} if work.raw else lists
+                work.future.set_result({name: values[at : at + work.n] for name, values in given.items()})
             at += work.n
 
     def _finish_apart(self, loaded: Loaded, batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
@@ -355,30 +371,3 @@ class Front:
             except AndonError as error:
                 if not work.future.done():
                     work.future.set_exception(error)
-
-    def _log(self, loaded: Loaded, batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
-        from andon.logs.predictions import Served, log_predictions
-
-        now_s = time.perf_counter()
-        single = all(work.n == 1 for work in batch)
-        served = Served(
-            service=self.service,
-            release=loaded.address,
-            release_digest=loaded.digest,
-            channel=batch[0].channel,
-            request_ids=[work.request_id for work in batch] if single else [work.request_id for work in batch for _ in range(work.n)],
-            row=[0] * len(batch) if single else [row for work in batch for row in range(work.n)],
-            event_us=[instant for work in batch for instant in work.event_us],
-            arrival_us=[work.arrival_us for work in batch for _ in range(work.n)],
-            latency_ms=[(now_s - work.started_s) * 1e3 for work in batch for _ in range(work.n)],
-            inputs=inputs,
-            outputs=outputs,
-        )
-        try:
-            log_predictions(self._store.tables, served)
-            self._log_problem = None
-        except Exception as error:  # see the module's docstring: the answer goes out whatever the log does
-            if self._log_problem is None:
-                log.exception("predictions of %s are not being logged", self.service)
-            self._log_problem = str(error)
-            self.metrics.log_dropped_rows += len(served.request_ids)

@@ -477,5 +477,16 @@ replicas = Table(
     Column("note", Text, nullable=False),  # why a deploy could not load, for one
     Column("started_us", BigInteger, nullable=False),
     Column("seen_us", BigInteger, nullable=False),
+    Column("load", Text),  # what it measures of its own work, for scaling and the board
 )
 Index("replicas_by_service", replicas.c.service)
+splits = Table(
+    "splits",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("rollout", Text, nullable=False),
+    Column("body", Text, nullable=False),  # which releases answer which share of the requests; see releases/splits.py
+    Column("revision", BigInteger, nullable=False),
+    Column("renewed", BigInteger, nullable=False),  # counts up while a controller looks after it: a replica that sees it stop falls back
+    Column("changed_us", BigInteger, nullable=False),
+)

@@ -17,7 +17,7 @@ from andon.models import Column, Signature
 from andon.releases.records import CodePin
 from andon.serving import loading
 from andon.serving.environments import current_lock
-from andon.serving.front import Front
+from andon.serving.front import Choice, Front
 from andon.serving.loading import runs_in_front
 from andon.serving.source import StoreSource, Target
 from andon.store import Store
@@ -298,8 +298,8 @@ def test_columns_and_rows_share_a_batch(line: Line) -> None:
         loaded = front.loaded()
         columns = {"x": np.array([2.0]), "k": np.array([2])}
         found = await asyncio.gather(
-            front.answer(loaded, 1, rows=[(1.0, 1)], request_id="a", event_us=None),
-            front.answer(loaded, 1, columns=columns, request_id="b", event_us=[7]),
+            front.answer(Choice(loaded, "production"), 1, rows=[(1.0, 1)], request_id="a", event_us=None),
+            front.answer(Choice(loaded, "production"), 1, columns=columns, request_id="b", event_us=[7]),
         )
         assert found == [{"y": [3.0]}, {"y": [6.0]}]
 

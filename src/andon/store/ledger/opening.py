@@ -7,7 +7,7 @@ from sqlalchemy import Connection, inspect, text
 from andon.core.errors import InvalidSettings
 from andon.store.schema import metadata
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in ``migrations/versions``; a test holds the two together."""
 MIGRATIONS = "andon.store.ledger:migrations"
 
