@@ -614,3 +614,51 @@ def test_changes_tells_of_new_rows_and_of_nothing_else(tables: Any) -> None:
     assert after != before
     tables.query('select count(*) from "a"')
     assert tables.changes() == after
+
+
+ROWS = pa.schema(
+    [
+        ("event_time", UTC),
+        ("arrival_time", UTC),
+        ("name", pa.string()),
+        ("x", pa.float64()),
+        ("k", pa.int64()),
+        ("ok", pa.bool_()),
+        ("small", pa.float32()),
+        ("vector", pa.list_(pa.float64())),
+    ]
+)
+
+
+def test_rows_in_plain_values_are_seen_beside_batches(tables: Tables) -> None:
+    tables.append("t", batch([1], name=pa.array(["batch"]), x=pa.array([0.5])))
+    tables.append_rows("t", ROWS, [[2, 3], 9, ["é", None], [1.5, None], -(2**62), [True, None], 0.25, [[1.0, 2.0], None]], 2)
+    tables.append_rows("t", ROWS, [[4], [9], ["last"], [float("nan")], [None], True, 1.0, [[]]], 1, durable=False)
+    found = tables.scan("t")
+    assert found.column("name").to_pylist() == ["batch", "é", None, "last"]
+    assert found.column("x").to_pylist()[:3] == [0.5, 1.5, None]
+    assert found.column("x").to_pylist()[3] != found.column("x").to_pylist()[3]
+    assert found.column("k").to_pylist() == [None, -(2**62), -(2**62), None]
+    assert found.column("ok").to_pylist() == [None, True, None, True]
+    assert found.column("small").to_pylist() == [None, 0.25, 0.25, 1.0]
+    assert found.column("vector").to_pylist() == [None, [1.0, 2.0], None, []]
+    assert found.schema.field("vector").type == pa.list_(pa.float64())
+    tables.seal()
+    assert repr(tables.scan("t").to_pylist()) == repr(found.to_pylist())  # NaN is not equal to itself
+
+
+@pytest.mark.parametrize(
+    ("schema", "columns", "field"),
+    [
+        (ROWS, [[1]] * 7, "columns"),
+        (ROWS, [None, 1, "a", 1.0, 1, True, 1.0, None], "event_time"),
+        (ROWS, [[1], [None], "a", 1.0, 1, True, 1.0, None], "arrival_time"),
+        (pa.schema([("event_time", UTC), ("arrival_time", UTC), ("n", pa.null())]), [1, 1, None], "schema"),
+        (pa.schema([("x", pa.float64())]), [1.0], "event_time"),
+    ],
+)
+def test_rows_in_plain_values_that_cannot_be_stored(tables: Tables, schema: pa.Schema, columns: list[Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        tables.append_rows("t", schema, columns, 1)
+    assert refused.value.fields["field"] == field
+    assert tables.names() == []

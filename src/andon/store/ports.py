@@ -193,6 +193,15 @@ class Tables(Protocol):
         """
         ...
 
+    def append_rows(self, table: str, schema: pa.Schema, columns: Sequence[Any], rows: int, *, durable: bool = True) -> None:
+        """Add a few rows in plain values, at a sixth of the cost of ``append``: the same promises, for schemas that are stored as they are.
+
+        ``columns`` has, for each column of ``schema`` in its order, a list of ``rows`` values or one value for all of them: numbers,
+        booleans and text of the column's own type, lists of them, instants as microseconds, None for null. Keep one ``schema`` object
+        for many calls.
+        """
+        ...
+
     def query(
         self,
         sql: str,

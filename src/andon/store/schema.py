@@ -5,9 +5,12 @@ Instants are microseconds since 1970 UTC (``…_us``); JSON columns hold canonic
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Float,
     Index,
     Integer,
@@ -17,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -25,6 +29,17 @@ _BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 """Text in order of its bytes on both engines, so that both page alike and an index serves prefixes."""
 _SHORT = text("octet_length(key) + octet_length(value) < 2000")
 """An index row of Postgres holds 2,704 bytes; longer texts are left out there."""
+
+
+def _leave_out_long(table: Table, connection: Connection, **_: Any) -> None:
+    # Not said where the index is made: it would import SQLAlchemy's Postgres dialect and its drivers into every process, 30 ms and 2 MB.
+    if connection.dialect.name == "postgresql":
+        for index in table.indexes:
+            if index.name in _PARTIAL:
+                index.dialect_kwargs["postgresql_where"] = _SHORT
+
+
+_PARTIAL = ("tags_by_key", "params_by_value")
 
 # --- registry kernel
 entries = Table(
@@ -107,7 +122,8 @@ tags = Table(
     Column("key", Text, primary_key=True),
     Column("value", _BYTES, nullable=False),
 )
-Index("tags_by_key", tags.c.key, tags.c.value, tags.c.subject, postgresql_where=_SHORT)
+Index("tags_by_key", tags.c.key, tags.c.value, tags.c.subject)
+event.listen(tags, "before_create", _leave_out_long)
 tag_changes = Table(
     "tag_changes",
     metadata,
@@ -217,7 +233,8 @@ params = Table(
     Column("value", _BYTES, nullable=False),
     sqlite_with_rowid=False,
 )
-Index("params_by_value", params.c.key, params.c.value, params.c.run, postgresql_where=_SHORT)
+Index("params_by_value", params.c.key, params.c.value, params.c.run)
+event.listen(params, "before_create", _leave_out_long)
 series = Table(  # one row a metric of a run, with its newest point and extremes: what search reads
     "series",
     metadata,
@@ -489,4 +506,16 @@ splits = Table(
     Column("revision", BigInteger, nullable=False),
     Column("renewed", BigInteger, nullable=False),  # counts up while a controller looks after it: a replica that sees it stop falls back
     Column("changed_us", BigInteger, nullable=False),
+)
+stream_records = Table(  # the embedded log of streams: records of a topic in order; positions of its readers are cursors
+    "stream_records",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("n", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3, … within the topic, never given twice
+    Column("id", Text, nullable=False),  # the producer's: the same one again is not kept again
+    Column("key", Text),
+    Column("value", LargeBinary, nullable=False),
+    Column("headers", Text),  # JSON: texts by name
+    Column("at_us", BigInteger, nullable=False),
+    UniqueConstraint("topic", "id"),
 )

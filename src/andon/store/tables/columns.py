@@ -6,7 +6,7 @@ and types that share no number line (text beside integers) meet as text when the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,21 @@ class Intake:
             if batch.column(name).null_count:
                 raise InvalidInput("every row has a time", field=name, table=table, nulls=batch.column(name).null_count)
         return batch
+
+    def admit_rows(self, table: str, schema: pa.Schema, columns: Sequence[Any]) -> None:
+        """Check rows in plain values. Raises ``InvalidInput`` naming the column that cannot be stored as ``schema`` says."""
+        known = self._known.get(table)
+        if known is None or known[0] is not schema:
+            if stored_schema(schema) is not schema:
+                raise InvalidInput("rows in plain values have a schema that is stored as it is", field="schema", table=table)
+            check_table(table)
+            self._known[table] = known = (schema, schema)
+        if len(columns) != len(schema):
+            raise InvalidInput("there is one item for each column", field="columns", got=len(columns), wanted=len(schema))
+        for name in (EVENT_TIME, ARRIVAL_TIME):
+            given = columns[schema.get_field_index(name)]
+            if given is None or (type(given) is list and None in given):
+                raise InvalidInput("every row has a time", field=name, table=table)
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:

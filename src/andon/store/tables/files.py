@@ -51,6 +51,12 @@ class FileTables:
         if admitted.num_rows:
             self._writer.append(table, admitted, durable=durable)
 
+    def append_rows(self, table: str, schema: pa.Schema, columns: Sequence[Any], rows: int, *, durable: bool = True) -> None:
+        """See ``Tables.append_rows``."""
+        self._intake.admit_rows(table, schema, columns)
+        if rows:
+            self._writer.append_rows(table, schema, columns, rows, durable=durable)
+
     def query(
         self,
         sql: str,

@@ -22,11 +22,13 @@ from andon.store.tables.columns import united
 from andon.store.tables.frames import (
     BATCH,
     HEADER_BYTES,
+    ROWS,
     SCHEMA,
     Damage,
     Frame,
     SegmentName,
     decode_batches,
+    decode_rows,
     decode_schema,
     header_is_sound,
     scan,
@@ -76,26 +78,26 @@ class _View:
         base = self.offset
         found = list(scan(data, base, self.salt))
         view = memoryview(data)
-        payloads: dict[int, list[Frame]] = {}
+        payloads: dict[tuple[int, int], list[Frame]] = {}
         expected = self.last_sequence + 1
         for item in found:
             if isinstance(item, Damage):
                 self.damage.append(item)
             elif item.kind == SCHEMA:
                 self.schemas[item.schema] = decode_schema(view[item.start - base : item.end - base])
-            elif item.kind == BATCH:
+            elif item.kind in (BATCH, ROWS):
                 if self.last_sequence and item.sequence != expected and not self.damage:
                     self.damage.append(Damage(item.offset, item.offset))  # a gap: frames are missing although none looks broken
                 expected = item.sequence + 1
                 self.first_sequence = self.first_sequence or item.sequence
                 self.last_sequence = item.sequence
-                payloads.setdefault(item.schema, []).append(item)
+                payloads.setdefault((item.schema, item.kind), []).append(item)
         if found and isinstance(found[-1], Frame):
             self.offset = found[-1].end + -(found[-1].end - found[-1].start) % 8
-        for schema, frames in payloads.items():
-            self._keep(schema, frames, view, base)
+        for (schema, kind), frames in payloads.items():
+            self._keep(schema, kind, frames, view, base)
 
-    def _keep(self, schema: int, frames: list[Frame], view: memoryview, base: int) -> None:
+    def _keep(self, schema: int, kind: int, frames: list[Frame], view: memoryview, base: int) -> None:
         import pyarrow as pa
 
         if schema not in self.schemas:  # its description was in a damaged frame and has not been repeated
@@ -103,8 +105,9 @@ class _View:
             return
         table, message = self.schemas[schema]
         try:
-            rows = decode_batches(message, [view[frame.start - base : frame.end - base] for frame in frames])
-        except (pa.ArrowInvalid, OSError):
+            parts = [view[frame.start - base : frame.end - base] for frame in frames]
+            rows = decode_batches(message, parts) if kind == BATCH else decode_rows(message, parts, [frame.rows for frame in frames])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, msgspec.DecodeError, ValueError, OSError):
             self.damage += [Damage(frame.offset, frame.end) for frame in frames]
             return
         chunks = self.tables.setdefault(table, [])

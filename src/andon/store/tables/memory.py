@@ -11,6 +11,7 @@ import msgspec
 from andon.core.clocks import Clock
 from andon.core.errors import Gone, NotFound, Unavailable
 from andon.store.tables.columns import EVENT_TIME, Intake, by_event_time, check_table, event_range, united
+from andon.store.tables.frames import decode_rows, encode_rows
 from andon.store.tables.sql import Source, Sql
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ class MemoryTables:
             if admitted.num_rows:
                 self._chunks.append(_Chunk(table, pa.Table.from_batches([admitted])))
                 self._appended += 1
+
+    def append_rows(self, table: str, schema: pa.Schema, columns: Sequence[Any], rows: int, *, durable: bool = True) -> None:
+        """See ``Tables.append_rows``."""
+        import pyarrow as pa
+
+        self._intake.admit_rows(table, schema, columns)
+        decoded = decode_rows(bytes(schema.serialize()), [memoryview(encode_rows(columns))], [rows])
+        self.append(
+            table, pa.RecordBatch.from_arrays([column.combine_chunks() for column in decoded.columns], schema=schema), durable=durable
+        )
 
     def query(
         self,

@@ -11,9 +11,10 @@ import threading
 import time
 import weakref
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from andon.core import faults
 from andon.core.errors import AndonError, TooLarge, Unavailable
@@ -23,11 +24,13 @@ from andon.store.tables.frames import (
     BATCH,
     HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
+    ROWS,
     SCHEMA,
     SCHEMA_EVERY_BYTES,
     SegmentName,
     encode_frame,
     encode_header,
+    encode_rows,
     encode_schema,
 )
 
@@ -61,7 +64,7 @@ class _Segment:
         known = self.schemas.get(table)
         if known is not None:
             for same, number, payload in known:
-                if same.equals(schema):
+                if same is schema or same.equals(schema):
                     return number, payload if self.size - self.described_at[number] > SCHEMA_EVERY_BYTES else None
         number = len(self.described_at)
         payload = encode_schema(table, schema)
@@ -100,11 +103,19 @@ class SegmentWriter:
     def append(self, table: str, batch: pa.RecordBatch, *, durable: bool = True) -> int:
         """Write one batch; with ``durable``, return once it is on disk. Returns its sequence number, 1, 2, 3, … of this writer."""
         payload = batch.serialize()
-        if payload.size > MAX_PAYLOAD_BYTES:
-            raise TooLarge("append this batch in slices", table=table, size_bytes=payload.size, limit_bytes=MAX_PAYLOAD_BYTES)
+        return self._append(table, batch.schema, BATCH, batch.num_rows, payload, payload.size, durable)
+
+    def append_rows(self, table: str, schema: pa.Schema, columns: Sequence[Any], rows: int, *, durable: bool = True) -> int:
+        """As ``append``, of a few rows in plain values; see ``Tables.append_rows``."""
+        payload = encode_rows(columns)
+        return self._append(table, schema, ROWS, rows, payload, len(payload), durable)
+
+    def _append(self, table: str, schema: pa.Schema, kind: int, rows: int, payload: bytes | pa.Buffer, size: int, durable: bool) -> int:
+        if size > MAX_PAYLOAD_BYTES:
+            raise TooLarge("append this batch in slices", table=table, size_bytes=size, limit_bytes=MAX_PAYLOAD_BYTES)
         crc = zlib.crc32(payload)
         with self._changed:
-            sequence = self._write(table, batch.schema, batch.num_rows, payload, crc)
+            sequence = self._write(table, schema, kind, rows, payload, crc)
             if durable:
                 self._await(sequence)
         if not durable and not self._wake.is_set():
@@ -128,7 +139,7 @@ class SegmentWriter:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _write(self, table: str, schema: pa.Schema, rows: int, payload: pa.Buffer, crc: int) -> int:
+    def _write(self, table: str, schema: pa.Schema, kind: int, rows: int, payload: bytes | pa.Buffer, crc: int) -> int:
         if self._closed:
             raise Unavailable("these tables are closed")
         segment = self._segment or self._start()
@@ -137,7 +148,7 @@ class SegmentWriter:
         pieces: list[bytes] = []
         if description is not None:
             pieces += encode_frame(SCHEMA, number, 0, sequence, description, zlib.crc32(description), segment.salt)
-        pieces += encode_frame(BATCH, number, rows, sequence, payload, crc, segment.salt)
+        pieces += encode_frame(kind, number, rows, sequence, payload, crc, segment.salt)
         size = sum(map(len, pieces))
         try:
             faults.point("segment.write")
