@@ -139,7 +139,7 @@ def _slices(
     masks: list[tuple[str, NDArray[Any]]] = []
     for column in columns:
         values = evidence.inputs.get(column)
-        if values is not None:
+        if values is not None and values.ndim == 1:  # a tensor has no slices
             masks += [(f"{column} = {value}", values == value) for value in _values(values)]
     masks = [(label, mask) for label, mask in masks if mask.sum() >= MIN_EXAMPLES][:MAX_SLICES]
     if not masks:

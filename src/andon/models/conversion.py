@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from andon.core.errors import InvalidInput
-from andon.models import trees
+from andon.models import graphs, trees
 from andon.models.estimators import answer, matrix, prediction_names, probability_names
+from andon.models.graphs import open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,10 +66,15 @@ def to_onnx(estimator: Any, columns: Columns) -> tuple[bytes, dict[str, Any]]:
 
 def compare(graph: bytes, columns: Columns, expected: Columns) -> float:
     """The largest relative difference between the graph and ``expected``; raises ``NotConvertibleError`` when one is out of tolerance."""
+    return differences(run_session(open_session(graph), columns), expected)
+
+
+def differences(
+    found: Mapping[str, NDArray[Any]], expected: Columns, *, rtol: float = RELATIVE_TOLERANCE, atol: float = ABSOLUTE_TOLERANCE
+) -> float:
+    """The largest relative difference, as ``compare`` judges it."""
     import numpy as np
 
-    session = open_session(graph)
-    found = run_session(session, columns)
     worst = 0.0
     for name, wanted in expected.items():
         got = found[name]
@@ -78,10 +84,10 @@ def compare(graph: bytes, columns: Columns, expected: Columns) -> float:
                 raise NotConvertibleError(f"{name} differs in {differing} of {len(wanted)} rows")
             continue
         excess = np.abs(got - wanted)
-        if not np.allclose(got, wanted, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True):
+        if not np.allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True):
             raise NotConvertibleError(f"{name} differs by up to {float(np.nanmax(excess)):.3g}")
         with np.errstate(invalid="ignore", divide="ignore"):
-            worst = max(worst, float(np.nan_to_num(excess / np.maximum(np.abs(wanted), ABSOLUTE_TOLERANCE)).max()))
+            worst = max(worst, float(np.nan_to_num(excess / np.maximum(np.abs(wanted), atol)).max()))
     return worst
 
 
@@ -101,21 +107,15 @@ def probe_rows(columns: Columns) -> Columns:
     return probes
 
 
-def open_session(model: bytes | str) -> Any:
-    """An ONNX Runtime session on this machine's CPU, one thread (serving has its own threads)."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors come back as exceptions; the runtime would print them too
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def run_session(session: Any, columns: Mapping[str, NDArray[Any]], *, order: list[str] | None = None) -> Columns:
     """Run a graph on columns; each output comes back flat, by name."""
     names = [output.name for output in session.get_outputs()]
-    made = session.run(names, feeds(session, columns, order=order))
+    given = feeds(session, columns, order=order)
+    n = len(next(iter(columns.values())))
+    if graphs.one_by_one(graphs.places(session.get_inputs())):
+        made = graphs.each_row(lambda part: session.run(names, part), given, n)
+    else:
+        made = session.run(names, given)
     return {
         name: values.reshape(len(values)) if values.ndim == 2 and values.shape[1] == 1 else values
         for name, values in zip(names, made, strict=True)
@@ -129,21 +129,23 @@ def feeds(session: Any, columns: Mapping[str, NDArray[Any]], *, order: list[str]
     """
     inputs = session.get_inputs()
     order = order or list(columns)
+    if len(inputs) == 1 and len(order) == 1:
+        return {inputs[0].name: _cast(_column(columns, order[0]), inputs[0])}
     if len(inputs) == 1 and (inputs[0].name not in columns or len(order) > 1):
         source = inputs[0]
         tensor = matrix({name: _column(columns, name) for name in order})
         if tensor is None:
             raise InvalidInput("this model takes numbers only", field=source.name)
-        return {source.name: tensor.astype(_numpy_type(source.type), copy=False)}
-    made: Columns = {}
-    for source in inputs:
-        values = _column(columns, source.name)
-        try:
-            cast = values.astype(_numpy_type(source.type), copy=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"this column is not {source.type}: {error}", field=source.name) from None
-        made[source.name] = cast.reshape(-1, 1) if len(source.shape) == 2 else cast
-    return made
+        return {source.name: tensor.astype(graphs.DTYPES[source.type], copy=False)}
+    return {source.name: _cast(_column(columns, source.name), source) for source in inputs}
+
+
+def _cast(values: NDArray[Any], source: Any) -> NDArray[Any]:
+    try:
+        cast = values.astype(graphs.DTYPES[source.type], copy=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"this column is not {source.type}: {error}", field=source.name) from None
+    return cast.reshape(-1, 1) if len(source.shape) == 2 and cast.ndim == 1 else cast
 
 
 def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
@@ -151,13 +153,6 @@ def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
         return columns[name]
     except KeyError:
         raise InvalidInput("a column that the model takes is missing", field=name) from None
-
-
-def _numpy_type(onnx_type: str) -> Any:
-    import numpy as np
-
-    types = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
-    return types.get(onnx_type) or {"tensor(bool)": np.bool_, "tensor(string)": np.object_}.get(onnx_type, np.float64)
 
 
 def _tensor_input(columns: Columns) -> list[tuple[str, Any]] | None:

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from andon.core.errors import InvalidInput
-from andon.models.records import Column, Dtype, Format, ModelManifest, Signature
+from andon.models.records import MAX_RANK, Column, Dtype, Format, ModelManifest, Signature
 from andon.models.signatures import EXAMPLE_ROWS, MAX_COLUMNS
 from andon.store import schema as s
 from andon.store.ports import Blobs
@@ -83,7 +83,10 @@ def describe_foreign(blobs: Blobs, files: Mapping[str, str], *, origin: str, fac
 
 
 def read_signature(told: Any) -> Signature:
-    """An MLmodel's signature as columns; a tensor ``[-1, k]`` is columns ``x0`` to ``xk``. What columns cannot say is left empty."""
+    """An MLmodel's signature as columns; a nameless tensor ``[-1, k]`` is columns ``x0`` to ``xk``, any other one column with a shape.
+
+    What columns cannot say, such as a fixed number of rows, is left empty.
+    """
     told = _mapping(told)
     inputs, outputs = _columns(told.get("inputs"), "x"), _columns(told.get("outputs"), "prediction")
     if inputs and not outputs:
@@ -120,11 +123,33 @@ def _tensor(spec: dict[str, Any], name: Any, unnamed: str) -> list[Column]:
     shape, dtype = inner.get("shape"), _tensor_dtype(str(inner.get("dtype")))
     if not isinstance(shape, list) or dtype is None or not all(isinstance(size, int) for size in shape):
         return []
+    given = str(name) if name is not None else unnamed if unnamed == "prediction" else "x0"
     if len(shape) == 1 or shape[1:] == [1]:
-        return [Column(str(name) if name is not None else unnamed if unnamed == "prediction" else "x0", dtype)]
-    if len(shape) != 2 or not 0 < shape[1] <= MAX_COLUMNS:
+        return [Column(given, dtype)]
+    if len(shape) != 2 or name is not None or shape[1] == -1:
+        exact = _EXACT.get(str(inner.get("dtype")))
+        fits = shape[:1] == [-1] and len(shape) <= MAX_RANK + 1 and all(size == -1 or size > 0 for size in shape)
+        return [Column(given, exact, shape=tuple(shape[1:]))] if exact is not None and fits else []
+    if not 0 < shape[1] <= MAX_COLUMNS:
         return []
     return [Column(_numbered(unnamed if name is None else str(name), at), dtype) for at in range(shape[1])]
+
+
+_EXACT: dict[str, Dtype] = {
+    "float64": "double",
+    "float32": "float",
+    "float16": "half",
+    "int64": "long",
+    "int32": "integer",
+    "int16": "int16",
+    "int8": "int8",
+    "uint64": "uint64",
+    "uint32": "uint32",
+    "uint16": "uint16",
+    "uint8": "uint8",
+    "bool": "boolean",
+    "str": "string",
+}
 
 
 def _numbered(stem: str, at: int) -> str:

@@ -70,6 +70,9 @@ def client_input(model: Any, columns: Mapping[str, NDArray[Any]]) -> Any:
         import numpy as np
 
         spec = schema.inputs[0]
+        (first, *others) = columns.values()
+        if not others and first.ndim > 1:
+            return first.astype(spec.type, copy=False)
         flat = np.column_stack(list(columns.values())).astype(spec.type, copy=False)
         return flat[:, 0] if len(spec.shape) == 1 else flat
     types = {} if schema is None else dict(zip(schema.input_names(), schema.numpy_types(), strict=False))
@@ -87,6 +90,8 @@ def _typed(values: NDArray[Any], wanted: Any) -> NDArray[Any]:
     kind = None if wanted is None else np.dtype(wanted)
     if kind is None or kind.kind not in "fi" or values.dtype.kind not in "fi" or (kind.kind == "i" and values.dtype.kind == "f"):
         return values
+    if kind.kind == "i" and kind.itemsize < values.dtype.itemsize and bool((values != values.astype(kind)).any()):
+        raise ValueError(f"a value does not fit the model's type, {kind}")
     return values.astype(kind, copy=False)
 
 
@@ -121,6 +126,8 @@ def named_outputs(made: Any, names: list[str]) -> Columns:
             columns = dict(zip(names, columns.values(), strict=True))
         return columns_of(columns)
     array = np.asarray(made)
+    if array.ndim > 1 and (len(names) == 1 or array.ndim > 2) and array.shape[1:] != (1,):
+        return columns_of({names[0] if names else "prediction": array})
     if array.ndim == 2 and array.shape[1] > 1:
         stems = names if len(names) == array.shape[1] else [f"prediction_{at}" for at in range(array.shape[1])]
         return columns_of({name: array[:, at] for at, name in enumerate(stems)})

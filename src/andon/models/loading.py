@@ -1,7 +1,8 @@
 """Loading a model from its files. Nothing is unpickled unless the caller says ``allow_pickle=True``.
 
-ONNX and safetensors hold no code. A skops file names types; only scikit-learn's, SciPy's and NumPy's own classes are let in. A python
-model is code that its author registered: loading it runs that code, which is why serving does so in a child process.
+ONNX, boosters' own formats and safetensors hold no code; a torch program is checked to hold none. A skops file names types; only
+scikit-learn's, SciPy's and NumPy's own classes are let in. A python model is code that its author registered: loading it runs that code,
+which is why serving does so in a child process.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from andon.core.errors import AndonError, Forbidden, Incompatible, InvalidInput, LoadFailed, ModelFailed
+from andon.models import combining, staging
 from andon.models.estimators import answer
-from andon.models.records import ModelManifest, Signature
+from andon.models.records import Column, ModelManifest, Signature
 from andon.models.signatures import columns_of
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ def load(manifest: ModelManifest, files_dir: Path, *, allow_pickle: bool = False
 
 def _load(manifest: ModelManifest, files_dir: Path) -> Predictor:
     if manifest.format == "python":
-        return _CodePredictor(manifest.signature, load_class(files_dir, manifest.entry)(files_dir))
+        return _CodePredictor(manifest.signature, staging.make(load_class(files_dir, manifest.entry), files_dir))
+    if manifest.format in ("ensemble", "cascade"):
+        return _ComposedPredictor(manifest.signature, combining.load(files_dir, _load_member))
     file = files_dir / manifest.entry
     if not file.is_file() or not file.resolve().is_relative_to(files_dir.resolve()):
         raise LoadFailed("the model's file is missing", entry=manifest.entry)
@@ -82,6 +86,9 @@ def _load(manifest: ModelManifest, files_dir: Path) -> Predictor:
         return _GraphPredictor(manifest.signature, open_session(str(file)))
     if manifest.format == "skops":
         return _EstimatorPredictor(manifest.signature, load_skops(file))
+    if manifest.format in _NATIVE:
+        module = importlib.import_module(_NATIVE[manifest.format])
+        return _NativePredictor(manifest.signature, module.load(_spec(manifest, files_dir)))
     if manifest.format == "safetensors":
         return Weights(manifest.signature, _load_tensors(file))
     with file.open("rb") as stream:
@@ -107,6 +114,37 @@ class _GraphPredictor:
             raise ModelFailed(f"the graph raised: {str(error)[:300]}") from error
 
 
+_NATIVE = {"xgboost": "andon.models.boosters", "lightgbm": "andon.models.boosters", "torch": "andon.models.programs"}
+
+
+def _spec(manifest: ModelManifest, folder: Path) -> dict[str, Any]:
+    """The manifest as serving's runner program is given it."""
+    signature = manifest.signature
+    return {
+        "format": manifest.format,
+        "path": str(folder),
+        "entry": manifest.entry,
+        "inputs": [(column.name, column.dtype) for column in signature.inputs],
+        "outputs": [(column.name, column.dtype) for column in signature.outputs],
+        "tensors": [column.name for column in signature.outputs if column.shape],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _NativePredictor:
+    """What runs in its library's own format, by the very function that serving runs."""
+
+    signature: Signature
+    run: Callable[[Mapping[str, Any], int], Columns]
+
+    def predict(self, columns: Mapping[str, NDArray[Any]]) -> Columns:
+        given = _ordered(self.signature, columns)
+        try:
+            return _named(self.signature, columns_of(self.run(given, len(next(iter(given.values()))))))
+        except Exception as error:  # a library may raise anything
+            raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class _EstimatorPredictor:
     signature: Signature
@@ -128,10 +166,33 @@ class _CodePredictor:
     def predict(self, columns: Mapping[str, NDArray[Any]]) -> Columns:
         given = _ordered(self.signature, columns)
         try:
-            made = self.model.predict(given)
+            made = staging.answer(self.model, given)
             return _named(self.signature, columns_of(made if isinstance(made, Mapping) else {"prediction": made}))
         except Exception as error:  # the model is the user's code
+            stage = staging.stage_of(error)
+            raise ModelFailed(f"{f'{stage} failed: ' if stage else ''}{type(error).__name__}: {str(error)[:300]}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _ComposedPredictor:
+    signature: Signature
+    answer: combining.Predict
+
+    def predict(self, columns: Mapping[str, NDArray[Any]]) -> Columns:
+        given = _ordered(self.signature, columns)
+        try:
+            return _named(self.signature, columns_of(self.answer(given, len(next(iter(given.values()))))))
+        except AndonError:
+            raise
+        except Exception as error:  # a member may raise anything
             raise ModelFailed(f"{type(error).__name__}: {str(error)[:300]}") from error
+
+
+def _load_member(spec: dict[str, Any]) -> combining.Predict:
+    signature = Signature(tuple(Column(*pair) for pair in spec["inputs"]), tuple(Column(*pair) for pair in spec["outputs"]))
+    manifest = ModelManifest(format=spec["format"], files=None, entry=spec["entry"], signature=signature, flags=tuple(spec["flags"]))
+    predictor = _load(manifest, Path(spec["path"]))
+    return lambda columns, n: predictor.predict(columns)  # noqa: ARG005 - what a member is called with
 
 
 @dataclass(frozen=True, slots=True)

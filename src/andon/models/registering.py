@@ -15,7 +15,8 @@ from andon.core.errors import CorruptBytes, LoadFailed
 from andon.models.foreign import describe_foreign, files_at_in
 from andon.models.loading import Predictor, load
 from andon.models.records import Format, ModelManifest, Signature
-from andon.models.saving import SavedModel, save
+from andon.models.saved import SavedModel
+from andon.models.saving import save
 from andon.registry import Parent, Version, get, manifest_of, register
 from andon.store import Store
 
@@ -108,7 +109,8 @@ def load_model(store: Store, address: str | Address, *, allow_pickle: bool = Fal
     try:
         store.blobs.get_tree(manifest.files, files)
         predictor = load(manifest, files, allow_pickle=allow_pickle)
-        keep = manifest.format in ("python", "mlflow")  # its code may read its files for as long as this process uses it
+        # Code may read its files for as long as this process uses it.
+        keep = manifest.format in ("python", "mlflow", "ensemble", "cascade")
         return predictor
     except CorruptBytes as error:
         raise CorruptBytes(

@@ -1,8 +1,9 @@
 """Signatures: which columns go into a model and come out, read off an example.
 
 An example is anything with columns: a pandas or polars frame, a pyarrow table, a mapping of column -> values, a list of rows (mappings),
-or a 2-D NumPy array (its columns are called ``x0``, ``x1``, … unless names are given). pandas is never imported here: a frame can only be
-handed in by a program that has imported it.
+or a NumPy array (the columns of one of two dimensions are called ``x0``, ``x1``, … unless names are given; one of more dimensions is a
+single column ``x0``). A column whose values are arrays or nested lists of one shape is a tensor column, ``[n, *shape]``. pandas is never
+imported here: a frame can only be handed in by a program that has imported it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from andon.core.clocks import to_iso, to_us
 from andon.core.errors import InvalidInput
-from andon.models.records import Column, Dtype, Signature
+from andon.models.records import NUMPY_DTYPES, Column, Dtype, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,34 +24,47 @@ if TYPE_CHECKING:
     Columns = dict[str, NDArray[Any]]
 
 EXAMPLE_ROWS = 5
+EXAMPLE_VALUES = 16_384
+"""An example is part of a manifest; rows with more numbers than that in all are left out of it."""
+_FLOATS: dict[int, Dtype] = {8: "double", 4: "float", 2: "half"}
+_WHOLE: dict[str, Dtype] = {
+    NUMPY_DTYPES[name]: name for name in ("long", "integer", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
+}
 MAX_COLUMNS = 10_000
 
 
 def infer_signature(example: Any, outputs: Any = None, *, optional: Collection[str] = (), names: Sequence[str] | None = None) -> Signature:
     """The signature that fits ``example`` (inputs) and ``outputs`` (what the model answered for it; None leaves outputs empty).
 
-    A column is required unless it holds a null in the example or is named in ``optional``.
+    A column is required unless it holds a null in the example or is named in ``optional``; a tensor column always is.
     Raises ``InvalidInput`` naming the column whose type cannot be told.
 
+    >>> import numpy as np
     >>> infer_signature({"hr": [8, 9], "temp": [0.5, None]}).inputs
-    (Column(name='hr', dtype='long', required=True), Column(name='temp', dtype='double', required=False))
+    (Column(name='hr', dtype='long', required=True, shape=()), Column(name='temp', dtype='double', required=False, shape=()))
+    >>> infer_signature({"image": np.zeros((2, 3, 8, 8), np.float32)}).inputs
+    (Column(name='image', dtype='float', required=True, shape=(3, 8, 8)),)
     """
     columns = columns_of(example, names=names)
     for name in optional:
         if name not in columns:
             raise InvalidInput("a column named in `optional` is not in the example", field=name)
-    inputs = tuple(
-        Column(name, dtype_of(values, name), required=name not in optional and not has_nulls(values)) for name, values in columns.items()
-    )
+    inputs = tuple(column_of(name, values, required=name not in optional and not has_nulls(values)) for name, values in columns.items())
     if outputs is None:
         return Signature(inputs, ())
     made = columns_of(outputs)
-    return Signature(inputs, tuple(Column(name, dtype_of(values, name)) for name, values in made.items()))
+    return Signature(inputs, tuple(column_of(name, values) for name, values in made.items()))
+
+
+def column_of(name: str, values: NDArray[Any], *, required: bool = True) -> Column:
+    """A normalised column's place in a signature. Raises ``InvalidInput`` naming it, also for a tensor with an axis of no length."""
+    return Column(name, dtype_of(values, name), required, tuple(values.shape[1:]))
 
 
 def columns_of(example: Any, *, names: Sequence[str] | None = None) -> Columns:
     """Columns of equal length: float64 (null is NaN), int64, bool, datetime64[us] or object (text; null is None).
 
+    A column of tensors is ``[n, *shape]`` and keeps its own width (``float32``, ``uint8``, …).
     Raises ``InvalidInput`` naming the column that is empty of type, ragged or mixed.
     """
     import numpy as np
@@ -74,10 +88,10 @@ def columns_of(example: Any, *, names: Sequence[str] | None = None) -> Columns:
 def dtype_of(values: NDArray[Any], name: str) -> Dtype:
     """The signature's type of a normalised column. Raises ``InvalidInput`` naming the column."""
     kind = values.dtype.kind
-    if kind == "f":
-        return "double"
-    if kind == "i":
-        return "long"
+    if kind == "f" and values.dtype.itemsize in _FLOATS:
+        return _FLOATS[values.dtype.itemsize]
+    if kind in "iu":
+        return _WHOLE[f"{kind}{values.dtype.itemsize}"]
     if kind == "b":
         return "boolean"
     if kind == "M":
@@ -95,15 +109,18 @@ def has_nulls(values: NDArray[Any]) -> bool:
         return bool(np.isnan(values).any())
     if values.dtype.kind == "M":
         return bool(np.isnat(values).any())
-    return values.dtype.kind == "O" and any(value is None for value in values)
+    return values.dtype.kind == "O" and any(value is None for value in values.ravel())
 
 
 def rows_of(columns: Mapping[str, NDArray[Any]], limit: int = EXAMPLE_ROWS) -> tuple[dict[str, Any], ...]:
-    """The first rows of normalised columns as JSON values: null for NaN, ISO 8601 text for instants.
+    """The first rows of normalised columns as JSON values: null for NaN, ISO 8601 text for instants, nested lists for tensors.
 
+    As many of them as hold ``EXAMPLE_VALUES`` numbers; none when one row is larger.
     >>> rows_of(columns_of({"a": [1.5, float("nan")]}))
     ({'a': 1.5}, {'a': None})
     """
+    width = sum(values[:1].size for values in columns.values())
+    limit = min(limit, EXAMPLE_VALUES // max(width, 1))
     listed = {name: [_json(value) for value in values[:limit].tolist()] for name, values in columns.items()}
     length = len(next(iter(listed.values()), []))
     return tuple({name: values[row] for name, values in listed.items()} for row in range(length))
@@ -120,10 +137,21 @@ def columns_from_rows(rows: Sequence[Mapping[str, Any]], signature: Signature) -
         if column.required and any(value is None for value in values):
             raise InvalidInput("a required column has no value", field=column.name)
         try:
-            columns[column.name] = _typed(values, column.dtype)
+            columns[column.name] = _tensors(values, column) if column.shape else _typed(values, column.dtype)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"this is not a {column.dtype}: {error}", field=column.name) from None
     return columns
+
+
+def _tensors(values: list[Any], column: Column) -> NDArray[Any]:
+    import numpy as np
+
+    if column.dtype == "datetime":
+        raise ValueError("instants are single values")
+    array = np.array(values, dtype=NUMPY_DTYPES[column.dtype])
+    if array.ndim != 1 + len(column.shape) or any(size not in (-1, got) for size, got in zip(column.shape, array.shape[1:], strict=True)):
+        raise ValueError(f"the shape of a row is {list(column.shape)}, not {list(array.shape[1:])}")
+    return array
 
 
 def _typed(values: list[Any], dtype: Dtype) -> NDArray[Any]:
@@ -134,9 +162,10 @@ def _typed(values: list[Any], dtype: Dtype) -> NDArray[Any]:
         return _objects([None if value is None else str(value) for value in values])
     if dtype == "datetime":
         return np.array([None if value is None else to_us(value) for value in values], dtype="datetime64[us]")
-    if dtype == "double" or nulls:
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return np.array(values, dtype=np.int64 if dtype == "long" else np.bool_)
+    kind = np.dtype(NUMPY_DTYPES[dtype])
+    if nulls and kind.kind != "f":
+        kind = np.dtype(np.float64)
+    return np.array([np.nan if value is None else value for value in values] if nulls else values, dtype=kind)
 
 
 def normalise(given: Any, name: str) -> NDArray[Any]:
@@ -146,8 +175,10 @@ def normalise(given: Any, name: str) -> NDArray[Any]:
     values: NDArray[Any] = given if isinstance(given, np.ndarray) else _from_list(list(given), name)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    if values.ndim != 1:
-        raise InvalidInput(f"a column has one value a row; this one has shape {values.shape}", field=name)
+    if values.ndim == 0:
+        raise InvalidInput("a column has one value a row; this is a single value", field=name)
+    if values.ndim > 1:
+        return _normal_tensor(values, name)
     kind = values.dtype.kind
     if kind == "f":
         return values.astype(np.float64, copy=False)
@@ -162,10 +193,32 @@ def normalise(given: Any, name: str) -> NDArray[Any]:
     raise InvalidInput(f"a column of {values.dtype} cannot go into a model", field=name)
 
 
+def _normal_tensor(values: NDArray[Any], name: str) -> NDArray[Any]:
+    if values.dtype.kind in "fiub" and values.dtype.itemsize <= 8:
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.kind in "OUST":
+        flat = _from_list(values.ravel().tolist(), name)
+        if not has_nulls(flat):
+            return flat.reshape(values.shape)
+    raise InvalidInput(
+        "the values of a tensor column are numbers, booleans or text, without nulls", field=name, got=f"{values.dtype} {values.shape}"
+    )
+
+
 def _from_list(values: list[Any], name: str) -> NDArray[Any]:
     """A column of Python values; what is null is told by pandas' and Python's own marks."""
     import numpy as np
 
+    if any(isinstance(value, list | tuple | np.ndarray) for value in values):
+        # As objects, for NumPy would make text of the numbers in a list that holds both.
+        arrays = all(isinstance(value, np.ndarray) and value.dtype != object for value in values)
+        try:
+            array = np.array(values) if arrays else np.array(values, dtype=object)
+        except ValueError:
+            array = np.empty(0)
+        if array.ndim < 2:
+            raise InvalidInput("the values of a column are all of one shape", field=name)
+        return _normal_tensor(array, name)
     values = [None if _is_null(value) else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     if not kinds:
@@ -213,8 +266,12 @@ def _raw_columns(example: Any, names: Sequence[str] | None) -> dict[str, Any]:
 def _array_columns(array: NDArray[Any], names: Sequence[str] | None) -> dict[str, Any]:
     if array.ndim == 1:
         array = array[:, None]
-    if array.ndim != 2:
-        raise InvalidInput(f"an array example has two dimensions, rows and columns; this one has shape {array.shape}", field="example")
+    if array.ndim == 0:
+        raise InvalidInput("an array example has rows; this is a single value", field="example")
+    if array.ndim > 2:
+        if names is not None and len(names) != 1:
+            raise InvalidInput("an array of more than two dimensions is one column, which takes one name", field="names")
+        return {str(names[0]) if names is not None else "x0": array}
     if names is not None and len(names) != array.shape[1]:
         raise InvalidInput(f"there are {len(names)} column names for {array.shape[1]} columns", field="names")
     return {str(names[k]) if names is not None else f"x{k}": array[:, k] for k in range(array.shape[1])}

@@ -12,8 +12,8 @@ import numpy as np
 
 from andon import datasets, registry
 from andon.core.clocks import to_us
-from andon.core.errors import AndonError, NotFound
-from andon.models.records import Dtype
+from andon.core.errors import AndonError, Incompatible, NotFound
+from andon.models.records import Column, Dtype
 from andon.monitoring.importance import permutation_importance
 from andon.monitoring.profiles import Profile
 from andon.monitoring.quality import Expectations, expectations
@@ -51,7 +51,7 @@ def served_frame(
     ``thin`` and ``whole_from_us`` are those of ``served_rows``.
     """
     table = served_rows(store, manifest.service, start_us, end_us, known_by_us=known_by_us, thin=thin, whole_from_us=whole_from_us)
-    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in manifest.signature.inputs}
+    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in watched_inputs(manifest)}
     return frame(
         _instants(table, "event_time"),
         inputs,
@@ -67,7 +67,7 @@ def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
     """A release's reference: its training snapshot and its gate's examples, as it answered them itself.
 
     Raises ``NotFound`` naming what was not pinned (training data, evaluation, label or event time), since there is then nothing to judge
-    production against.
+    production against; ``Incompatible`` when it answers with tensors.
     """
     version = registry.get(store, address)
     manifest = registry.manifest_of(version, ReleaseManifest)
@@ -75,6 +75,9 @@ def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
     for what, there in (("training data", manifest.data), ("evaluation", manifest.scored), ("label", label), ("event time", event_time)):
         if not there:
             raise NotFound(f"this release was made without {what}, so production has nothing to be compared with", release=address)
+    first = manifest.signature.outputs[0]
+    if first.shape:
+        raise Incompatible("the first output is a tensor, which monitors do not watch", release=address, output=first.name)
     gate = _gate_frame(read_scored(store, str(manifest.scored)), manifest)
     training = _training_frame(datasets.read(store, manifest.data[0].address).table(), manifest, str(label), str(event_time))
     # With the gate's month: the level of "last week" is then that of the week before the launch, not of five weeks before.
@@ -83,7 +86,8 @@ def born(store: Store, address: str, policy: Policy, replay: Replay) -> Born:
     instants = {column.name for column in manifest.signature.inputs if column.dtype == "datetime"}
     kept, profile = sound(concat([_without(training, instants), _without(gate, instants)]), policy)
     training = kept.between(0, int(gate.event_us[0])) if len(gate) else kept
-    importance = permutation_importance(gate, lambda columns: replay(manifest, columns), seed=0, loss=policy.loss)
+    whole = len(watched_inputs(manifest)) == len(manifest.signature.inputs)  # else the release cannot be asked again with these inputs
+    importance = permutation_importance(gate, lambda columns: replay(manifest, columns), seed=0, loss=policy.loss) if whole else {}
     reference = Reference(training, gate, importance)
     return Born(str(version.address), manifest, reference, profile, expectations(reference, policy))
 
@@ -152,8 +156,19 @@ def _sources(table: pa.Table, manifest: ReleaseManifest) -> Array | None:
     return np.asarray(column.cast(pa.timestamp("us")).cast(pa.int64()).fill_null(-1).to_numpy(), dtype=np.int64)
 
 
+def watched_inputs(manifest: ReleaseManifest) -> list[Column]:
+    """The inputs that monitors look at: those of one value a row."""
+    return [column for column in manifest.signature.inputs if not column.shape]
+
+
+def unwatched(manifest: ReleaseManifest) -> str:
+    """What is said of the inputs that monitors do not look at; nothing when there are none."""
+    tensors = [f"{column.name} ({column.dtype} {list(column.shape)})" for column in manifest.signature.inputs if column.shape]
+    return f"not watched, since they are tensors: {', '.join(tensors)}" if tensors else ""
+
+
 def _gate_frame(table: pa.Table, manifest: ReleaseManifest) -> Frame:
-    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in manifest.signature.inputs}
+    inputs = {column.name: _values(table, f"input.{column.name}", column.dtype) for column in watched_inputs(manifest)}
     return frame(_instants(table, "event_time"), inputs, prediction=_numbers(table, "prediction"), label=_numbers(table, "label"))
 
 
@@ -161,7 +176,7 @@ def _training_frame(table: pa.Table, manifest: ReleaseManifest, label: str, even
     missing = [name for name in (label, event_time) if name not in table.column_names]
     if missing:
         raise NotFound(f"the training snapshot has no column {missing[0]!r}", dataset=manifest.data[0].address)
-    there = [column for column in manifest.signature.inputs if column.name in table.column_names]
+    there = [column for column in watched_inputs(manifest) if column.name in table.column_names]
     inputs = {column.name: _values(table, column.name, column.dtype) for column in there}
     return frame(_instants(table, event_time), inputs, label=_numbers(table, label))
 

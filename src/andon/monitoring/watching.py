@@ -26,7 +26,7 @@ from andon.monitoring.drift import judge_drift
 from andon.monitoring.inputs import InputsState, judge_inputs
 from andon.monitoring.quality import QualityState, judge_quality
 from andon.monitoring.records import Frame, Policy
-from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_none, served_frame, typed
+from andon.monitoring.served import Born, Replay, born, policy_of, replay_or_none, served_frame, typed, unwatched
 from andon.registry import get, manifest_of
 from andon.releases import ReleaseManifest
 from andon.store import Store
@@ -159,6 +159,8 @@ class Watcher:
             state.comparison, rows, answers, labelled, subject=subject, release=known.address, previous=previous, policy=policy
         )
         verdicts += [quality_verdict, comparison_verdict]
+        if message := unwatched(known.manifest):
+            verdicts.append(Verdict(subject=subject, check="tensor-inputs", status="undecided", message=message, window_us=window))
         if window[1] // policy.window_us * policy.window_us % DIGEST_US < policy.window_us:
             span = (window[1] - HISTORY_US, window[1])
             reference = known.reference

@@ -97,9 +97,14 @@ def test_tensors_become_columns():
     assert read_signature({"inputs": tensor([-1, 2])}).inputs == (column("x0"), column("x1"))
     assert read_signature({"inputs": tensor([-1]), "outputs": tensor([-1], "int64")}).outputs == (column("prediction", "long"),)
     assert [c.name for c in read_signature({"outputs": tensor([-1, 2])}).outputs] == ["prediction_0", "prediction_1"]
-    assert read_signature({"inputs": tensor([-1, 28, 28])}).inputs == ()
-    assert read_signature({"inputs": tensor([-1, 3, 1])}).inputs == ()
-    assert read_signature({"inputs": tensor([-1, -1])}).inputs == ()
+    assert read_signature({"inputs": tensor([-1, 28, 28])}).inputs == (Column("x0", "float", shape=(28, 28)),)
+    assert read_signature({"inputs": tensor([-1, 3, 1], "uint8")}).inputs == (Column("x0", "uint8", shape=(3, 1)),)
+    assert read_signature({"inputs": tensor([-1, -1], "int32")}).inputs == (Column("x0", "integer", shape=(-1,)),)
+    assert read_signature({"inputs": tensor([-1, 2], name="pair")}).inputs == (Column("pair", "float", shape=(2,)),)
+    assert read_signature({"inputs": tensor([4, 28, 28])}).inputs == ()  # four rows, always
+    assert read_signature({"inputs": tensor([-1, 28, 0])}).inputs == ()
+    assert read_signature({"inputs": tensor([-1, 2, 2], "complex64")}).inputs == ()
+    assert read_signature({"outputs": tensor([-1, 5, 2])}).outputs == (Column("prediction", "float", shape=(5, 2)),)
     assert read_signature({"inputs": tensor([-1], name="text", dtype="str")}).inputs == (column("text", "string"),)
 
 

@@ -281,3 +281,17 @@ def test_frames_give_their_names_and_types(tmp_path):
     saved, predictor = through(model, frame[:5], tmp_path)
     assert [(column.name, column.dtype) for column in saved.signature.inputs] == [("a", "double"), ("n", "long"), ("flag", "boolean")]
     np.testing.assert_allclose(predictor.predict(columns_of(frame))["prediction"], model.predict(frame))
+
+
+def test_scikit_learn_takes_no_tensors(tmp_path):
+    with pytest.raises(InvalidInput, match="one value a column"):
+        save(Ridge().fit(X, Y), {"a": X[:3], "b": X[:3, 0]}, into=tmp_path / "files")
+
+
+def test_the_manifest_says_how_near_a_conversion_is_or_why_there_is_none(tmp_path):
+    converted, _ = through(Ridge().fit(X, Y), X[:9], tmp_path / "a")
+    assert converted.manifest("b3:x").facts["parity"]["rows"] == 265
+    assert converted.facts["parity"]["largest_difference"] <= 1e-6
+    native, _ = through(make_pipeline(FunctionTransformer(np.log1p), Ridge()).fit(np.abs(X), Y), np.abs(X[:9]), tmp_path / "b")
+    assert native.format == "skops"
+    assert native.manifest("b3:x").facts["not_onnx"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from andon.core.digests import digest_json
 from andon.core.errors import InvalidInput
 from andon.models import Column, Signature, columns_from_rows, columns_of, infer_signature, rows_of
 
@@ -85,11 +87,18 @@ def test_arrow_types_without_a_numpy_kind():
         ({"a": [1, "x"]}, "a"),
         ({"a": [None, None]}, "a"),
         ({"a": [1, 2], "b": [1]}, "b"),
-        ({"a": [[1, 2], [3, 4]]}, "a"),
+        ({"a": [[1, 2], [3]]}, "a"),
+        ({"a": [[[1], [2, 3]], [[4], [5, 6]]]}, "a"),
+        ({"a": [[1, 2], None]}, "a"),
+        ({"a": [[1, None], [3, 4]]}, "a"),
+        ({"a": [[1, "x"], [3, 4]]}, "a"),
+        ({"a": [np.zeros(2), np.zeros(3)]}, "a"),
+        ({"a": np.array([["2020-01-01"]], dtype="M8[D]").repeat(2, axis=1)}, "a"),
+        ({"a": np.zeros((2, 0, 2))}, "a"),
         ({}, "example"),
         ({"a": []}, "a"),
         (3, "example"),
-        (np.zeros((2, 2, 2)), "example"),
+        (np.zeros(()), "example"),
         (np.zeros((0, 2)), "example"),
     ],
 )
@@ -139,3 +148,72 @@ def test_property_rows_and_columns_are_two_views_of_one_thing(example):
         return
     rows = rows_of(columns)
     assert rows_of(columns_from_rows(rows, infer_signature(example))) == rows
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shape"),
+    [
+        (np.zeros((2, 3, 8, 8), np.float32), "float", (3, 8, 8)),
+        (np.zeros((2, 4)), "double", (4,)),
+        (np.zeros((2, 4), np.float16), "half", (4,)),
+        (np.zeros((2, 4), np.uint8), "uint8", (4,)),
+        (np.zeros((2, 4), np.int32), "integer", (4,)),
+        (np.zeros((2, 4), ">u8"), "uint64", (4,)),
+        (np.zeros((2, 4), np.bool_), "boolean", (4,)),
+        (np.array([["a", "b"], ["c", "d"]]), "string", (2,)),
+        ([[1, 2], [3, 4]], "long", (2,)),
+        ([[[1.5], [2]], [[3], [4]]], "double", (2, 1)),
+        ([["a", "b"]], "string", (2,)),
+        ([np.zeros((2, 2), np.float32)] * 3, "float", (2, 2)),
+    ],
+)
+def test_values_of_one_shape_are_a_tensor_column_of_their_own_width(values, dtype, shape):
+    assert infer_signature({"t": values}).inputs == (Column("t", dtype, True, shape),)
+    again = columns_from_rows(rows_of(columns_of({"t": values})), Signature((Column("t", dtype, True, shape),), ()))
+    np.testing.assert_array_equal(again["t"], np.asarray(values)[:5])
+    assert again["t"].dtype == columns_of({"t": values})["t"].dtype
+
+
+def test_an_array_of_more_than_two_dimensions_is_one_column():
+    assert infer_signature(np.zeros((2, 3, 4))).inputs == (Column("x0", "double", True, (3, 4)),)
+    assert infer_signature(np.zeros((2, 3, 4)), names=["image"]).inputs[0].name == "image"
+    with pytest.raises(InvalidInput, match="takes one name"):
+        columns_of(np.zeros((2, 3, 4)), names=["a", "b"])
+
+
+def test_a_column_without_a_shape_is_written_as_it_always_was():
+    """Registry digests are over this JSON: a field that old manifests do not have must not appear in them."""
+    assert msgspec.to_builtins(Column("a", "double")) == {"name": "a", "dtype": "double", "required": True}
+    assert msgspec.to_builtins(Column("a", "double", True, (2,))) == {"name": "a", "dtype": "double", "required": True, "shape": (2,)}
+    assert msgspec.json.decode(b'{"name":"a","dtype":"long"}', type=Column) == Column("a", "long")
+    before = "b3:313d67c1fc98819a34aef476b628cb51e754936473ee64f20ecf61ad6638a25d"
+    signature = Signature((Column("temp", "double"), Column("hr", "long", required=False)), (Column("y", "double"),))
+    assert digest_json(signature) == before
+
+
+@pytest.mark.parametrize("shape", [(0,), (-2,), (2,) * 9])
+def test_a_shape_has_axes_of_some_length(shape):
+    with pytest.raises(InvalidInput) as caught:
+        Column("a", "double", True, shape)
+    assert caught.value.fields["field"] == "a"
+
+
+def test_a_tensor_column_is_required():
+    with pytest.raises(InvalidInput, match="always required"):
+        infer_signature({"a": [[1, 2]]}, optional=["a"])
+    with pytest.raises(InvalidInput, match="always required"):
+        infer_signature({"a": [[1.0, float("nan")]] * 2} | {"a": np.array([[1.0, np.nan]])})
+
+
+def test_a_row_of_another_shape_is_no_column_of_the_signature():
+    signature = Signature((Column("a", "float", True, (2, -1)),), ())
+    assert columns_from_rows([{"a": [[1, 2, 3], [4, 5, 6]]}], signature)["a"].shape == (1, 2, 3)
+    for bad in ([[1, 2, 3]], [1, 2], [[1], [2, 3]], None):
+        with pytest.raises(InvalidInput) as caught:
+            columns_from_rows([{"a": bad}], signature)
+        assert caught.value.fields["field"] == "a"
+
+
+def test_an_example_too_large_for_a_manifest_is_left_out():
+    assert rows_of(columns_of({"image": np.zeros((2, 3, 224, 224), np.float32)})) == ()
+    assert len(rows_of(columns_of({"image": np.zeros((8, 100, 100), np.float32)}))) == 1
