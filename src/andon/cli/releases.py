@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from andon.cli.output import common, say_json, say_table, with_store
+from andon.cli.rollouts import say_begun, strategy_of, strategy_options
 from andon.core.errors import GateRefused, GateUndecided
 from andon.core.verdicts import Answer
 from andon.store import Store
@@ -60,13 +61,32 @@ def release(store: Store, service: str, data: tuple[str, ...], as_json: bool, **
 @click.option("--channel", default="production", show_default=True, help="Which channel it gets.")
 @click.option("--why", default="", help="The reason, for whoever reads the history.")
 @click.option("--event-time", help="When this happened in the data's own time (for replays).")
+@strategy_options
 @common
 @with_store
-def deploy(store: Store, release: str, as_json: bool, **options: Any) -> None:
-    """Give a service's channel to a release. Serving follows and drops nothing."""
+def deploy(
+    store: Store,
+    release: str,
+    channel: str,
+    why: str,
+    event_time: str | None,
+    strategy: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Give a service's channel to a release. Serving follows and drops nothing.
+
+    With --strategy it comes to production bit by bit, or beside what is there, and is judged meanwhile.
+    """
     from andon.operations import moving
 
-    _say_moved(moving.deploy(release, store=store, **options), as_json)
+    how = strategy_of(strategy, options)
+    moved = moving.deploy(release, channel=channel, why=why, event_time=event_time, strategy=how, force=force, store=store)
+    if how is None:
+        _say_moved(moved, as_json)
+    else:
+        say_begun(store, moved, as_json)  # type: ignore[arg-type]  # with a strategy it is a rollout
 
 
 @click.command()
@@ -114,6 +134,8 @@ def _say_moved(moved: Any, as_json: bool) -> None:
         return
     made = " (made for this)" if moved.made else ""
     click.echo(f"{moved.channel}: {moved.previous or 'nothing'} -> {moved.release}{made}")
+    if moved.rollout:
+        click.echo(f"  {moved.rollout} is over: everything goes to {moved.release}")
 
 
 def _number(value: float | None) -> str:

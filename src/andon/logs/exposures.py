@@ -2,7 +2,8 @@
 
 Columns: ``event_time``, ``arrival_time`` (timestamp[us, UTC]), ``request_id``, ``unit`` (the user, session or request that was assigned),
 ``rollout``, ``stage`` (int32, the rollout's step), ``channel`` (the arm, or ``shadow``), ``release``, ``status`` (``ok`` or the code of an
-error), ``latency_ms`` (float32, from arrival to answer) and ``rows`` (int32). One row for each request, answered or not.
+error), ``latency_ms`` (float32, from arrival to answer), ``rows`` (int32) and ``slices`` (JSON: the split's slice fields, as text). One row
+for each request, answered or not.
 """
 
 from __future__ import annotations
@@ -33,28 +34,30 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: str
     latency_ms: float
     rows: int
+    slices: str | None = None
 
 
 def log_exposures(tables: Tables, service: str, exposures: Sequence[Exposure]) -> None:
     """Append exposures: safe from kill -9 on return, fsynced within 50 ms."""
     import pyarrow as pa
 
+    from andon.logs.arrays import instants, numbers, texts
+
     if not exposures:
         return
-    time = pa.timestamp("us", tz="UTC")
-    batch = pa.RecordBatch.from_pydict(
-        {
-            "event_time": pa.array([one.event_us for one in exposures], type=time),
-            "arrival_time": pa.array([one.arrival_us for one in exposures], type=time),
-            "request_id": pa.array([one.request_id for one in exposures], type=pa.string()),
-            "unit": pa.array([one.unit for one in exposures], type=pa.string()),
-            "rollout": pa.array([one.rollout for one in exposures], type=pa.string()),
-            "stage": pa.array([one.stage for one in exposures], type=pa.int32()),
-            "channel": pa.array([one.channel for one in exposures], type=pa.string()),
-            "release": pa.array([one.release for one in exposures], type=pa.string()),
-            "status": pa.array([one.status for one in exposures], type=pa.string()),
-            "latency_ms": pa.array([one.latency_ms for one in exposures], type=pa.float32()),
-            "rows": pa.array([one.rows for one in exposures], type=pa.int32()),
-        }
-    )
+    columns = {
+        "event_time": instants([one.event_us for one in exposures]),
+        "arrival_time": instants([one.arrival_us for one in exposures]),
+        "request_id": texts([one.request_id for one in exposures]),
+        "unit": texts([one.unit for one in exposures]),
+        "rollout": texts([one.rollout for one in exposures]),
+        "stage": numbers([one.stage for one in exposures], pa.int32(), "i4"),
+        "channel": texts([one.channel for one in exposures]),
+        "release": texts([one.release for one in exposures]),
+        "status": texts([one.status for one in exposures]),
+        "latency_ms": numbers([one.latency_ms for one in exposures], pa.float32(), "f4"),
+        "rows": numbers([one.rows for one in exposures], pa.int32(), "i4"),
+        "slices": texts([one.slices for one in exposures]),
+    }
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     tables.append(table_name(service), batch, durable=False)

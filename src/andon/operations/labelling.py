@@ -25,11 +25,12 @@ def labels(
     store: Store | None = None,
     actor: Actor | None = None,
 ) -> int:
-    """Record labels, each ``{"request_id", "label", "row"?, "event_time"?}``; on disk when this returns. Returns how many.
+    """Record labels, each ``{"request_id", "label", "row"?, "event_time"?, "name"?}``; on disk when this returns. Returns how many.
 
     ``event_time`` is when the label became known, in the data's own time (default: now). A later one corrects an earlier one from then on:
-    what was judged before stays as it was said. Labels of requests that were never answered are kept and match nothing. Raises
-    ``NotFound`` when there is no such service, and ``InvalidInput`` naming the first bad label; none is kept then.
+    what was judged before stays as it was said. With a ``name`` it is another outcome of the request (``revenue``, ``clicked``), which
+    rollouts compare and monitors do not read. Labels of requests that were never answered are kept and match nothing. Raises ``NotFound``
+    when there is no such service, and ``InvalidInput`` naming the first bad label; none is kept then.
     """
     store = store or current_store()
     name = _service(store, service)
@@ -56,7 +57,7 @@ def labels_from_lines(service: str | Address, lines: Iterable[bytes], *, store: 
 
 def read_label(item: Mapping[str, Any], position: int) -> Label:
     """One label as a caller wrote it. Raises ``InvalidInput`` naming the field."""
-    unknown = item.keys() - {"request_id", "label", "row", "event_time"}
+    unknown = item.keys() - {"request_id", "label", "row", "event_time", "name"}
     if unknown:
         raise InvalidInput(f"a label has no field {sorted(unknown)[0]!r}", field=f"labels[{position}]")
     for name, kinds in (("request_id", (str,)), ("label", (int, float, bool, str))):
@@ -71,7 +72,10 @@ def read_label(item: Mapping[str, Any], position: int) -> Label:
         raise InvalidInput("a row is a whole number from 0", field=f"labels[{position}].row", got=repr(row)[:40])
     when = item.get("event_time")
     event_us = None if when is None else to_us(when, field=f"labels[{position}].event_time")
-    return Label(request_id=asked, label=item["label"], row=row, event_us=event_us)
+    outcome = item.get("name")
+    if outcome is not None and not isinstance(outcome, str):
+        raise InvalidInput("the name of an outcome is text", field=f"labels[{position}].name", got=repr(outcome)[:40])
+    return Label(request_id=asked, label=item["label"], row=row, event_us=event_us, name=outcome)
 
 
 def _service(store: Store, service: str | Address) -> str:

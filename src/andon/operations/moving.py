@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from andon import registry, releases
 from andon.core.actors import Actor, current_actor
@@ -14,7 +14,40 @@ from andon.operations.session import current_store
 from andon.releases import ANY_HOLDER, Moved
 from andon.store import Store
 
+if TYPE_CHECKING:
+    from andon.rollouts import Rollout, Strategy
+
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+@overload
+def deploy(
+    release: str | Address,
+    *,
+    channel: str = releases.PRODUCTION,
+    why: str = "",
+    event_time: str | int | None = None,
+    expected: Any = ANY_HOLDER,
+    strategy: None = None,
+    force: bool = False,
+    store: Store | None = None,
+    actor: Actor | None = None,
+) -> Moved: ...
+
+
+@overload
+def deploy(
+    release: str | Address,
+    *,
+    channel: str = releases.PRODUCTION,
+    why: str = "",
+    event_time: str | int | None = None,
+    expected: Any = ANY_HOLDER,
+    strategy: Strategy,
+    force: bool = False,
+    store: Store | None = None,
+    actor: Actor | None = None,
+) -> Rollout: ...
 
 
 def deploy(
@@ -24,18 +57,48 @@ def deploy(
     why: str = "",
     event_time: str | int | None = None,
     expected: Any = ANY_HOLDER,
+    strategy: Strategy | None = None,
+    force: bool = False,
     store: Store | None = None,
     actor: Actor | None = None,
-) -> Moved:
+) -> Moved | Rollout:
     """Give a service's channel to a release. Serving follows within a moment and drops nothing.
 
-    ``event_time`` is when this happened in the data's own time (for replays). Raises ``GateRefused``, ``GateUndecided``, ``Forbidden``,
-    ``NotFound`` or ``AliasMoved``; nothing has moved then.
+    With a ``strategy`` (``andon.canary(…)``, ``andon.shadow(…)``, ``andon.blue_green(…)``, ``andon.ab(…)``, ``andon.challenger(…)``) it
+    comes to production that way, and the rollout is returned. ``force`` begins one that will take long, or deploys past one under way,
+    which ends then. ``event_time`` is when this happened in the data's own time (for replays). Raises ``GateRefused``, ``GateUndecided``,
+    ``Forbidden``, ``NotFound``, ``AliasMoved``, or ``Conflict`` while a rollout is under way; nothing has moved then.
     """
     store = store or current_store()
     at = registry.resolve(store, Address.parse(release, kind="release"))
+    if strategy is not None:
+        from andon.operations.rolling import begin
+
+        if channel != releases.PRODUCTION or event_time is not None or expected is not ANY_HOLDER:
+            told = "a rollout goes to production, now; channel, event_time and expected are for a deploy without one"
+            raise InvalidInput(told, field="strategy")
+        return begin(at, strategy, why=why, force=force, store=store, actor=actor)
     event_us = None if event_time is None else to_us(event_time, field="event_time")
-    return releases.deploy(store, at, channel=channel, actor=actor or current_actor(), reason=why, event_us=event_us, expected=expected)
+    return releases.deploy(
+        store,
+        at,
+        channel=channel,
+        actor=actor or current_actor(),
+        reason=why,
+        event_us=event_us,
+        expected=expected,
+        over=_over(store, at.name, force=force),
+    )
+
+
+def _over(store: Store, service: str, *, force: bool) -> str:
+    """The rollout that a deploy may end: one that has already given production to its candidate, and any when forced."""
+    id_ = releases.service_state(store, service).rollout
+    if id_ is None:
+        return ""
+    from andon.rollouts import rollout_of
+
+    return id_ if force or rollout_of(store, id_).phase == "keeping" else ""
 
 
 def rollback(
@@ -52,11 +115,18 @@ def rollback(
 ) -> Moved:
     """Put the last good release of a service back: an alias flip. With ``only``, just those components.
 
-    Raises ``NotFound`` when there is nothing to go back to, ``Incompatible``, ``InvalidInput`` or ``AliasMoved``.
+    While a candidate is being tried on a part of the users, that is what is taken back: the rollout is aborted and everything goes to
+    production at once; ``to`` or ``only`` say that production itself is meant, and the rollout ends with it. Raises ``NotFound`` when there
+    is nothing to go back to, ``Incompatible``, ``InvalidInput`` or ``AliasMoved``.
     """
     at = Address.parse(service, kind="service")
+    store = store or current_store()
+    if not (only or to) and (at.alias or channel) == releases.PRODUCTION:
+        taken = _take_back(store, at.name, why, actor, expected)
+        if taken is not None:
+            return taken
     return releases.rollback(
-        store or current_store(),
+        store,
         at.name,
         only=only,
         to=to,
@@ -66,6 +136,22 @@ def rollback(
         event_us=None if event_time is None else to_us(event_time, field="event_time"),
         expected=expected,
     )
+
+
+def _take_back(store: Store, service: str, why: str, actor: Actor | None, expected: Any) -> Moved | None:
+    """Abort the rollout whose candidate answers some of the users; None when there is none."""
+    id_ = releases.service_state(store, service).rollout
+    if id_ is None:
+        return None
+    from andon.rollouts import Shadow, rollout_of, steer
+
+    state = rollout_of(store, id_)
+    if isinstance(state.strategy, Shadow) or state.phase == "keeping":
+        return None  # users see only production: that is what goes back
+    if expected is not ANY_HOLDER and str(expected) != state.baseline:
+        return None  # which then says that production is another
+    steer(store, id_, "abort", actor=actor or current_actor(), reason=why)
+    return Moved(channel=releases.PRODUCTION, release=state.baseline, previous=state.candidate, rollout=id_)
 
 
 def waive(release: str | Address, *, why: str, lasting: str = "7d", store: Store | None = None, actor: Actor | None = None) -> str:

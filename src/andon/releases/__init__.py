@@ -2,7 +2,23 @@
 
 from andon.registry import ANY as ANY_HOLDER
 from andon.releases.making import Made, Scorer, assemble, make
-from andon.releases.moving import COMPONENTS, Component, Moved, deploy, reject, rollback, rollback_in, rollback_target, turns, waive
+from andon.releases.moving import (
+    COMPONENTS,
+    Component,
+    Moved,
+    deploy,
+    deploy_in,
+    fit_in,
+    reject,
+    reject_in,
+    return_in,
+    rollback,
+    rollback_in,
+    rollback_target,
+    turns,
+    waive,
+)
+from andon.releases.overruling import CANDIDATE, CONTROL, end_split_in
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.releases.scored import Examples, read_scored
 from andon.releases.services import (
@@ -33,7 +49,9 @@ from andon.releases.splits import (
 
 __all__ = [
     "ANY_HOLDER",
+    "CANDIDATE",
     "COMPONENTS",
+    "CONTROL",
     "PRODUCTION",
     "Arm",
     "CodePin",
@@ -58,12 +76,17 @@ __all__ = [
     "block_training_in",
     "blocked_spans",
     "deploy",
+    "deploy_in",
+    "end_split_in",
+    "fit_in",
     "live_split",
     "live_split_in",
     "make",
     "read_scored",
     "reject",
+    "reject_in",
     "renew_split_in",
+    "return_in",
     "rollback",
     "rollback_in",
     "rollback_target",

@@ -14,6 +14,7 @@ from andon.core.errors import Incompatible, InvalidInput
 from andon.core.verdicts import Answer, Judged, Status, Verdict, gate_answer
 from andon.gates import GateEvidence, judge, policy_at
 from andon.models.records import ModelManifest, Signature
+from andon.models.servable import check_servable
 from andon.registry import Parent, get_in, manifest_of, parents_in, record_verdicts_in, register_in
 from andon.releases.records import CodePin, Pin, ReleaseManifest
 from andon.releases.scored import Examples, keep_scored
@@ -69,6 +70,7 @@ def assemble(
 
         model_version = get_in(connection, Address.parse(model, kind="model"))
         made = manifest_of(model_version, ModelManifest)
+        check_servable(made, str(model_version.address))
         code = code or CodePin()
         if signature is not None and code.transform is None and signature != made.signature:
             raise Incompatible("without a transform, requests hold exactly the model's columns", field="signature")

@@ -14,6 +14,7 @@ from andon.core.errors import Conflict, Forbidden, GateRefused, GateUndecided, I
 from andon.core.verdicts import Answer
 from andon.registry import ANY, Version, aliases_of_in, get_in, manifest_of, move_alias_in, read_alias_in, register_in
 from andon.releases.making import parents_of
+from andon.releases.overruling import CONTROL, yield_in
 from andon.releases.records import Pin, ReleaseManifest
 from andon.releases.services import PRODUCTION, ServiceState, Turn, service_state_in, stream_of
 from andon.store import Store, streams
@@ -32,6 +33,8 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     made: bool = False
     """Whether the release was made for this move (a partial rollback)."""
+    rollout: str = ""
+    """The rollout that this move put an end to, as ``rollout:ID``."""
 
 
 def deploy(
@@ -43,21 +46,65 @@ def deploy(
     reason: str = "",
     event_us: int | None = None,
     expected: Any = ANY,
+    over: str = "",
 ) -> Moved:
     """Give a channel to a release that the gate let through (or a person waived).
 
-    ``expected`` is the release that must hold the channel now. Raises ``GateRefused``, ``GateUndecided``, ``Forbidden`` (rejected before),
-    ``AliasMoved`` or ``NotFound``; nothing has moved then.
+    ``expected`` is the release that must hold the channel now, ``over`` a rollout that ends with this. Raises ``GateRefused``,
+    ``GateUndecided``, ``Forbidden`` (rejected before), ``AliasMoved``, ``NotFound``, or ``Conflict`` while another rollout of the service
+    is under way; nothing has moved then.
     """
     now_us = store.clock.now_us()
+    at = Address.parse(release, kind="release")
+    return store.ledger.write(
+        lambda c: deploy_in(
+            c, at, now_us=now_us, channel=channel, actor=actor, reason=reason, event_us=event_us, expected=expected, over=over
+        )
+    )
 
-    def work(connection: Connection) -> Moved:
-        version = get_in(connection, Address.parse(release, kind="release"))
-        state = service_state_in(connection, version.address.name)
-        _refuse_unless_fit(state, str(version.address), channel, now_us)
-        return _move(connection, version, channel, "deployed", now_us, actor, reason, event_us, expected)
 
-    return store.ledger.write(work)
+def deploy_in(
+    connection: Connection,
+    release: str | Address,
+    *,
+    now_us: int,
+    actor: Actor,
+    reason: str,
+    channel: str = PRODUCTION,
+    event_us: int | None = None,
+    expected: Any = ANY,
+    over: str = "",
+    steered: bool = False,
+) -> Moved:
+    """``deploy`` inside the caller's transaction; ``steered`` callers set the split themselves."""
+    version = fit_in(connection, release, channel, now_us)
+    moved = _move(connection, version, channel, "deployed", now_us, actor, reason, event_us, expected)
+    if steered:
+        return moved
+    return _past_rollout(connection, version.address.name, moved, "deployed", over, now_us, actor, reason)
+
+
+def fit_in(connection: Connection, release: str | Address, channel: str, now_us: int) -> Version:
+    """The release, if a channel would take it now. Raises ``GateRefused``, ``GateUndecided``, ``Forbidden`` or ``NotFound``."""
+    version = get_in(connection, Address.parse(release, kind="release"))
+    _refuse_unless_fit(service_state_in(connection, version.address.name), str(version.address), channel, now_us)
+    return version
+
+
+def _past_rollout(
+    connection: Connection,
+    service: str,
+    moved: Moved,
+    move: Literal["deployed", "rolled-back"],
+    over: str,
+    now_us: int,
+    actor: Actor,
+    reason: str,
+) -> Moved:
+    if moved.channel != PRODUCTION or moved.previous == moved.release:
+        return moved
+    ended = yield_in(connection, service, moved.release, move=move, over=over, now_us=now_us, actor=actor, reason=reason)
+    return msgspec.structs.replace(moved, rollout=ended)
 
 
 def rollback(
@@ -144,8 +191,26 @@ def rollback_in(
     else:
         version = get_in(connection, target)
     moved = _move(connection, version, channel, "rolled-back", now_us, actor, reason, event_us, expected)
+    moved = _past_rollout(connection, service, moved, "rolled-back", "", now_us, actor, reason)
     streams.append(connection, stream, "rejected", {"release": current}, at_us=now_us, actor=actor, reason=reason, event_us=event_us)
     return msgspec.structs.replace(moved, made=bool(only) and "data" not in only)
+
+
+def return_in(connection: Connection, release: str, *, now_us: int, actor: Actor, reason: str) -> Moved:
+    """Give production back to the release that a rollout has just replaced, and reject the one that is left.
+
+    No gate is asked: it held production when the rollout began. Whoever calls sets the split. Raises ``Conflict`` when it was rejected
+    since, ``NotFound`` when it is gone.
+    """
+    version = get_in(connection, release)
+    service, address = version.address.name, str(version.address)
+    if address in service_state_in(connection, service).rejections:
+        raise Conflict("the release to return to was rejected itself", release=address, next_step=f"andon rollback {service} --to RELEASE")
+    current = read_alias_in(connection, Address("service", service, None, PRODUCTION))
+    moved = _move(connection, version, PRODUCTION, "rolled-back", now_us, actor, reason, None, ANY)
+    if current is not None and current != address:
+        streams.append(connection, stream_of(service), "rejected", {"release": current}, at_us=now_us, actor=actor, reason=reason)
+    return moved
 
 
 def _training_data(connection: Connection, release: str) -> Pin | None:
@@ -180,12 +245,14 @@ def rollback_target(store: Store, service: str, *, channel: str = PRODUCTION) ->
 def reject(store: Store, release: str | Address, *, actor: Actor, reason: str) -> None:
     """Mark a release as not to be deployed again without a waiver."""
     now_us = store.clock.now_us()
+    at = Address.parse(release, kind="release")
+    store.ledger.write(lambda c: reject_in(c, at, now_us=now_us, actor=actor, reason=reason))
 
-    def work(connection: Connection) -> None:
-        at = get_in(connection, Address.parse(release, kind="release")).address
-        streams.append(connection, stream_of(at.name), "rejected", {"release": str(at)}, at_us=now_us, actor=actor, reason=reason)
 
-    store.ledger.write(work)
+def reject_in(connection: Connection, release: str | Address, *, now_us: int, actor: Actor, reason: str) -> None:
+    """``reject`` inside the caller's transaction."""
+    at = get_in(connection, Address.parse(release, kind="release")).address
+    streams.append(connection, stream_of(at.name), "rejected", {"release": str(at)}, at_us=now_us, actor=actor, reason=reason)
 
 
 def waive(store: Store, release: str | Address, *, for_s: float, actor: Actor, reason: str) -> str:
@@ -252,6 +319,9 @@ def _target(
             raise Conflict("that release holds the channel already", release=named)
         _refuse_unless_fit(state, named, channel, now_us)
         return named
+    control = read_alias_in(connection, Address("service", state.name, None, CONTROL)) if channel == PRODUCTION else None
+    if control is not None and control != current and control not in state.rejections and not_trained_on is None:
+        return control  # a rollout keeps it warm for this: it held production until a moment ago, whatever let it through
     for release in reversed(state.held(channel)):
         if release == current or release in state.rejections:
             continue

@@ -32,7 +32,7 @@ def keep_scored(store: Store, examples: Examples, columns: Any, prediction: Any)
 
     n = len(prediction)
     data = {"event_time": pa.array(np.asarray(examples.event_us, dtype=np.int64), type=pa.timestamp("us", tz="UTC"))}
-    data |= {f"input.{name}": pa.array(values, from_pandas=True) for name, values in columns.items()}
+    data |= {f"input.{name}": _column(values) for name, values in columns.items()}
     data["prediction"] = pa.array(np.asarray(prediction, dtype=float), from_pandas=True)
     data["label"] = pa.array(np.asarray(examples.label, dtype=float), from_pandas=True)
     baseline = np.full(n, np.nan) if examples.baseline is None else np.asarray(examples.baseline, dtype=float)
@@ -40,6 +40,12 @@ def keep_scored(store: Store, examples: Examples, columns: Any, prediction: Any)
     buffer = io.BytesIO()
     pq.write_table(pa.table(data), buffer, compression="zstd")
     return store.blobs.put(buffer.getvalue())
+
+
+def _column(values: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values.tolist() if np.ndim(values) > 1 else values, from_pandas=True)
 
 
 def read_scored(store: Store, digest: str) -> pa.Table:

@@ -77,6 +77,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     rejections: dict[str, Rejection] = {}
     turns: tuple[Turn, ...] = ()
     training_block: TrainingBlock | None = None
+    rollout: str | None = None
+    """The rollout that is under way, as ``rollout:ID``."""
     last_event: int = 0
 
     def held(self, channel: str = PRODUCTION) -> list[str]:
@@ -153,6 +155,8 @@ def apply(state: ServiceState, event: streams.Event) -> ServiceState:
         )
     elif event.type == "training-allowed":
         changed["training_block"] = None
+    elif event.type in ("rollout-started", "rollout-ended"):
+        changed["rollout"] = body["rollout"] if event.type == "rollout-started" else None
     return msgspec.structs.replace(state, last_event=event.n, **changed)
 
 

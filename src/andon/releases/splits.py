@@ -31,6 +31,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     release: str
     share: int
+    upper: bool = False
+    """Takes the places at the upper end, which are the last that a growing arm reaches: a control that stays when all others have moved."""
 
 
 class Mirror(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     """Releases to keep loaded although they get no requests."""
     key: str | None = None
     """The field of a request's first row that names its unit; None: the header ``x-andon-key``. Else each is its own unit."""
+    slices: tuple[str, ...] = ()
+    """Fields of a request's first row that are written down with its exposure: what failed has no prediction to read them from."""
     stage: int = 0
     """Which step of the rollout this is, for the exposure log."""
 
@@ -86,11 +90,17 @@ def place(salt: str, unit: str) -> int:
 
 
 def arm_at(split: Split, at: int) -> Arm:
-    """The arm of the place ``at``. Production's share is the upper end, so that an arm that grows keeps the units it had."""
+    """The arm of the place ``at``. Production's share is what the others leave, so that an arm that grows keeps the units it had."""
+    low, high = 0, WHOLE
     for arm in split.arms[1:]:
-        if at < arm.share:
+        if arm.upper:
+            high -= arm.share
+            if at >= high:
+                return arm
+        elif low <= at < low + arm.share:
             return arm
-        at -= arm.share
+        else:
+            low += arm.share
     return split.arms[0]
 
 
@@ -132,7 +142,7 @@ def set_split_in(connection: Connection, service: str, split: Split | None, *, e
         connection.execute(delete(splits).where(splits.c.service == service))
         return 0
     check_split(split)
-    values = {"rollout": split.rollout, "body": canonical_json(split), "revision": expected + 1, "changed_us": now_us}
+    values = {"rollout": split.rollout, "body": canonical_json(split).decode(), "revision": expected + 1, "changed_us": now_us}
     if live is None:
         connection.execute(insert(splits).values(service=service, renewed=0, **values))
     else:
