@@ -1,5 +1,11 @@
-"""Open Inference Protocol v2 (KServe, Triton), JSON form: bodies in, columns out, and back. No HTTP here: ``andon.api`` calls this."""
+"""Open Inference Protocol v2 (KServe, Triton) over REST and gRPC, with the binary tensor data extension.
 
-from andon.wire.openinference.translate import Infer, error_body, infer_response, model_metadata, parse_infer, server_metadata
+``rest`` has no HTTP in it: ``andon.api`` calls it. ``grpc_server`` is imported only when a gRPC port is asked for.
+"""
 
-__all__ = ["Infer", "error_body", "infer_response", "model_metadata", "parse_infer", "server_metadata"]
+from andon.wire.openinference.binding import Binding
+from andon.wire.openinference.models import Asker
+from andon.wire.openinference.requests import InferRequest, parse_infer
+from andon.wire.openinference.rest import Asked, Reply, Rest, error_body
+
+__all__ = ["Asked", "Asker", "Binding", "InferRequest", "Reply", "Rest", "error_body", "parse_infer"]
