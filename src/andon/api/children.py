@@ -9,6 +9,11 @@ What a signal means:
 - A second ``andon up`` on one home starts no second child either, and its end leaves the first one's children alone: it stops an adopted
   child only when the ``andon up`` that started it is dead by then.
 - An ``andon serve`` that a person started is left alone, at the end too; no child is started beside it.
+- SIGHUP to ``andon up`` replaces its program by the one that is installed now; the children go on, and are its own afterwards as before.
+  ``--keep-serving`` leaves them answering at an orderly end, too, for the next ``andon up`` to adopt.
+
+How many processes a child takes is the child's own business: ``policy:serving/SERVICE``. When a policy comes that wants several of a child
+that is one process, it is told to begin again (SIGHUP), which drops nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import select
 
+from andon.api.handover import MARK, note_holder, process_mark, read_note
+from andon.autoscaling import policy_of
 from andon.core.clocks import SECOND_US
 from andon.core.errors import AndonError
 from andon.core.settings import Settings
@@ -34,9 +41,9 @@ from andon.releases import PRODUCTION
 from andon.store import Store
 from andon.store import schema as s
 
+__all__ = ["MARK", "PARENT", "Child", "Children", "Command", "process_mark", "serve_command"]
+
 log = logging.getLogger("andon.children")
-MARK = "ANDON_CHILD_OF"
-"""In a child's environment: the home of the ``andon up`` that started it."""
 PARENT = "ANDON_CHILD_PARENT"
 """In a child's environment: the process that started it, as ``PID:START`` (its start time tells it from a later one with its number)."""
 LOOK_S = 1.0
@@ -52,7 +59,7 @@ Command = Callable[[str], Sequence[str]]
 
 
 def serve_command(settings: Settings) -> Command:
-    """How a child is started: this Python, this home, any free port."""
+    """How a child is started: this Python, this home, and the port that the service had last, or any free one."""
     return lambda service: [
         sys.executable,
         "-m",
@@ -63,8 +70,6 @@ def serve_command(settings: Settings) -> Command:
         settings.home,
         "--host",
         settings.host,
-        "--port",
-        "0",
     ]
 
 
@@ -78,13 +83,18 @@ class Child:
         self.started_s = 0.0
         self.backoff_s = FIRST_BACKOFF_S
         self.not_before_s = 0.0
+        self.told: str | None = None
+        """The version of the policy that it was told to begin again for."""
 
 
 class Children:
     """Starts, watches, restarts and stops them; ``look`` is one round, ``start`` runs rounds in a thread."""
 
-    def __init__(self, store: Store, settings: Settings, command: Command | None = None) -> None:
+    def __init__(self, store: Store, settings: Settings, command: Command | None = None, *, again: bool = False) -> None:
+        """``again``: this process had another program before, whose children are its own."""
         self._store = store
+        self._settings = settings
+        self._again = again
         self._home = settings.home
         self._command = command or serve_command(settings)
         self._children: dict[str, Child] = {}
@@ -96,12 +106,17 @@ class Children:
         self._thread = threading.Thread(target=self._run, name="andon-children", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """SIGTERM to our own (and to adopted ones whose parent is dead), wait for them to drain, SIGKILL for what is left."""
+    def stop(self, *, keep: bool = False) -> None:
+        """SIGTERM to our own (and to adopted ones whose parent is dead), wait for them to drain, SIGKILL for what is left.
+
+        With ``keep`` they go on, for the next ``andon up`` to adopt.
+        """
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(5.0)
-        ours = [child for child in self._children.values() if child.process is not None or _orphaned(child.adopted)]
+        if keep:
+            return
+        ours = [child for child in self._children.values() if child.process is not None or self._is_ours(child)]
         for child in ours:
             _signal(child, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
@@ -125,6 +140,7 @@ class Children:
         for service, running in self._wanted().items():
             child = self._children.setdefault(service, Child(service))
             if _alive(child):
+                self._suggest(child)
                 continue
             self._note_end(child)
             if running is not None:  # another process answers for it: ours of an earlier life, or a person's own
@@ -144,10 +160,24 @@ class Children:
         here = {
             row.service: int(row.pid) for row in fresh if (urlsplit(row.url).hostname or "127.0.0.1") in LOCAL_HOSTS and _exists(row.pid)
         }
-        return {name: here.get(name) for name in named}
+        # A supervisor answers nothing itself and may have no replica at the moment: its note says that it is there.
+        return {name: note_holder(read_note(self._settings, name)) or here.get(name) for name in named}
+
+    def _suggest(self, child: Child) -> None:
+        """Tell a child that is one process to begin again where the policy wants several by now: it keeps its socket."""
+        note = read_note(self._settings, child.service)
+        pid = child.process.pid if child.process is not None else child.adopted
+        if note is None or note.supervised or note_holder(note) != pid:
+            return
+        policy = policy_of(self._store, child.service)
+        if policy is not None and (policy.max_replicas > 1 or policy.min_replicas == 0) and child.told != str(policy):
+            child.told = str(policy)
+            _signal(child, signal.SIGHUP)
 
     def _note_end(self, child: Child) -> None:
         if child.adopted is not None:
+            with contextlib.suppress(ChildProcessError):  # it may be our own, from before our program was replaced
+                os.waitpid(child.adopted, os.WNOHANG)
             child.adopted = None
         if child.process is None:
             return
@@ -178,6 +208,15 @@ class Children:
             log.warning("service:%s could not be started: %s", child.service, error)
             return
         child.started_s = time.monotonic()
+
+    def _is_ours(self, child: Child) -> bool:
+        """Whether an adopted process is ours to stop: it descends from one that we started, or from an ``andon up`` that has ended."""
+        parent = _environ(child.adopted).get(PARENT) if child.adopted is not None else None
+        if parent is None:
+            return False
+        if parent == process_mark(os.getpid()):
+            return self._again or child.started_s > 0.0  # from before our program was replaced, or the successor of what we started
+        return process_mark(int(parent.partition(":")[0])) != parent
 
     def _log(self, child: Child) -> Path:
         return Path(self._home, "logs", f"serve-{child.service.replace('/', '~')}.log")
@@ -210,21 +249,6 @@ def _exists(pid: int) -> bool:
 def _marked(pid: int, home: str) -> bool:
     """Whether a process was started by an ``andon up`` over the same home (its environment says so; only its owner can read that)."""
     return _environ(pid).get(MARK) == home
-
-
-def process_mark(pid: int) -> str:
-    """A process as ``PID:START``; START is empty where it cannot be read, or when the process has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return f"{pid}:"
-    return f"{pid}:" if fields[0] == "Z" else f"{pid}:{fields[19]}"
-
-
-def _orphaned(pid: int | None) -> bool:
-    """Whether the ``andon up`` that started this process is known to have ended: only then is the process ours to stop."""
-    parent = _environ(pid).get(PARENT) if pid is not None else None
-    return parent is not None and process_mark(int(parent.partition(":")[0])) != parent
 
 
 def _environ(pid: int) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,7 +20,8 @@ from andon.api.children import Children, Command
 from andon.api.controlling import Controllers
 from andon.api.envelopes import ErrorPage
 from andon.api.guard import check_binding
-from andon.api.serving_server import listen, url_of
+from andon.api.handover import Handover, handed_over, replace_program, take_signals
+from andon.api.serving_server import inherit, listen, terminal_gone, url_of
 from andon.api.watching import Watcher
 from andon.core.settings import Settings
 from andon.operations.controllers import Controller
@@ -37,20 +39,24 @@ def up(
     error_page: ErrorPage | None = None,
     serve: bool = True,
     serve_command: Command | None = None,
+    keep_serving: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run until SIGINT or SIGTERM. ``on_ready`` is called with the URL once it answers (default: print one line).
+    """Run until SIGINT or SIGTERM; on SIGHUP, begin again as the program that is installed now, and leave serving alone meanwhile.
+    With ``keep_serving`` the children go on when this ends. ``on_ready`` is called with the URL once it answers (default: print one line).
 
     Raises ``PortTaken``, ``InvalidSettings`` (a host beyond loopback), and what ``open_store`` raises; nothing runs then.
     """
     check_binding(settings.host)
-    listener = listen(settings.host, settings.port)
+    before = handed_over()
+    listener = listen(settings.host, settings.port) if before is None else inherit(before.listener)
     with contextlib.closing(listener), open_store(settings) as store:
         watcher = Watcher(store)
         app = create_app(store, settings, extra_routes=extra_routes, error_page=error_page, watcher=watcher)
         background = Controllers(store, controllers)
-        children = Children(store, settings, serve_command) if serve else None
+        children = Children(store, settings, serve_command, again=before is not None) if serve else None
         url = url_of(listener)
+        kept = os.dup(listener.fileno())  # the server closes the one it has
 
         def ready() -> None:
             # What is here now stays: without this each full collection looks at all of it again, which takes longer than a request.
@@ -59,7 +65,8 @@ def up(
             background.start()
             if children is not None:
                 children.start()
-            (on_ready or announce)(url)
+            if before is None:
+                (on_ready or announce)(url)
 
         server = Server(app, watcher, ready)
         try:
@@ -68,7 +75,9 @@ def up(
         finally:
             background.stop()
             if children is not None:
-                children.stop()
+                children.stop(keep=keep_serving or server.again)
+    if server.again:
+        replace_program(Handover(listener=kept, generation=before.generation + 1 if before is not None else 1))
 
 
 def announce(url: str) -> None:
@@ -96,6 +105,8 @@ class Server(uvicorn.Server):
         )
         self._watcher = watcher
         self._ready = ready
+        self.again = False
+        """Whether the end is that of this program only."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """End in order. The signal is not raised again afterwards, as uvicorn would: the children are still to be stopped then."""
@@ -103,9 +114,22 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn, and then take the signals that came while this program replaced another."""
+        with super().capture_signals():
+            take_signals()
+            yield
+
+    def _hung_up(self) -> None:
+        self.again = not terminal_gone()
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn, then tell whoever waits."""
         await super().startup(sockets=sockets)
+        with contextlib.suppress(AttributeError, ValueError, RuntimeError):  # not on Windows, and not outside of the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hung_up)
         if self.started:
             self._ready()
 

@@ -157,4 +157,4 @@ def test_unknown_things_are_404_with_what_is_close(client: Client) -> None:
 def test_the_schema_names_every_operation(client: Client) -> None:
     schema = client.get("/schema").json()
     assert {"/api/v1/services/{name}/rollback", "/api/v1/aliases", "/api/v1/events"} <= schema["paths"].keys()
-    assert all(path.startswith(("/api/v1/", "/health")) for path in schema["paths"])
+    assert all(path.startswith(("/api/v1/", "/health", "/metrics")) for path in schema["paths"])

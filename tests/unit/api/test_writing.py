@@ -19,7 +19,13 @@ def test_rollback_moves_production_and_rejects_what_was_left(client: Client, see
         headers={"x-andon-actor": "person:cleo"},
     )
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"channel": "production", "release": "release:bikes@1", "previous": "release:bikes@3", "made": False}
+    assert answer.json() == {
+        "channel": "production",
+        "release": "release:bikes@1",
+        "previous": "release:bikes@3",
+        "made": False,
+        "rollout": "",
+    }
     state = service_state(seeded, "bikes")
     assert state.rejections["release:bikes@3"].actor == "person:cleo"
     refused = client.post(f"{SERVICE}/deploy", json={"release": "release:bikes@3", "reason": "again"})
