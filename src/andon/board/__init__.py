@@ -7,6 +7,6 @@ from typing import Any
 
 def routes() -> list[Any]:
     """The Litestar handlers of every page, form and static file."""
-    from andon.board import forms, pages, run_pages, statics
+    from andon.board import forms, pages, rollout_pages, run_pages, statics
 
-    return [*pages.ROUTES, *run_pages.ROUTES, *forms.ROUTES, statics.get_static]
+    return [*pages.ROUTES, *run_pages.ROUTES, *rollout_pages.ROUTES, *forms.ROUTES, statics.get_static]

@@ -171,16 +171,29 @@ def _tip(p: QualityPoint) -> str:
 
 def _chart(parts: Sequence[Markup], frame: Frame, label: str, read: Sequence[tuple[float, float, str, str]], to: str = "") -> Markup:
     """The drawing with what a reader's cross-hair says: x, y, key and words of each point. A narrow one borrows the words."""
-    lean = frame.width < NARROW
+    return read_chart(parts, frame.width, frame.height, label, read, to=to, bottom=frame.bottom, lean=frame.width < NARROW)
+
+
+def read_chart(
+    parts: Sequence[Markup],
+    width: int,
+    height: int,
+    label: str,
+    read: Sequence[tuple[float, float, str, str]],
+    *,
+    to: str = "",
+    bottom: int = BOTTOM,
+    lean: bool = False,
+) -> Markup:
+    """Any drawing as a chart that is read point by point: x, y, key and words of each; ``lean`` leaves out the words."""
     told = ((f"{x:.1f}", f"{y:.1f}") if lean else (f"{x:.1f}", f"{y:.1f}", key, text) for x, y, key, text in read)
     data = ";".join("|".join(part.replace("|", " ").replace(";", ",") for part in parts_of) for parts_of in told)
-    cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=frame.height - frame.bottom)
-    box = f"0 0 {frame.width} {frame.height}"
+    cross = element("line", class_="cross", x1=0, x2=0, y1=TOP - 8, y2=height - bottom)
     return element(
         "svg",
         [*parts, cross],
         class_="chart",
-        viewBox=box,
+        viewBox=f"0 0 {width} {height}",
         role="group",
         tabindex=0,
         aria_label=label,

@@ -16,6 +16,8 @@ from andon.board.tables import checks, difference, sheets
 from andon.core.addresses import VERSIONED_KINDS, Address
 from andon.core.errors import AndonError
 from andon.operations import showing
+from andon.operations.showing.jobs import jobs_view
+from andon.operations.showing.rollouts import under_way
 from andon.releases import COMPONENTS, service_state
 from andon.store import Store
 
@@ -23,6 +25,7 @@ STATION_LINKS = {
     "runs": "/runs", "datasets": "/registry/dataset", "registry": "/registry", "gates": "/registry/policy",
     "releases": "/registry/release", "serving": "/#services", "monitors": "/#services", "incidents": "/incidents",
 }  # fmt: skip
+JOB_LIGHTS = {"running": "grey", "finished": "green", "stopped": "grey", "failed": "red", "lost": "red"}
 MOVED = {"rolled-back": "put back to", "deployed": "given to"}
 
 
@@ -132,6 +135,9 @@ def show_service(
         newest=view.quality[-1] if view.quality else None,
         ready=sum(one.status == "ready" and one.fresh for one in view.replicas),
         open_incidents=[row for row in view.incidents if row.closed_us is None],
+        rollout=under_way(store, name),
+        jobs=jobs_view(store, service=name, limit=5).jobs,
+        job_lights=JOB_LIGHTS,
         quality_wide=charts.quality_chart(view.quality, view.turns, view.threshold, view.incidents),
         quality_narrow=charts.quality_chart(view.quality, view.turns, view.threshold, view.incidents, width=340, height=250),
         quality_marks=_marks(view),

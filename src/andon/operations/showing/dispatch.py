@@ -29,6 +29,14 @@ def show(store: Store, address: str | Address) -> Any:
         if not found.runs:
             raise NotFound(address=str(at), next_step="run `andon ls run` to see what there is")
         return found
+    if at.kind == "rollout":
+        from andon.operations.showing.rollouts import rollout_view  # it brings the analysis, and NumPy with it
+
+        return rollout_view(store, at)
+    if at.kind == "job":
+        from andon.operations.showing.jobs import job_view
+
+        return job_view(store, at.name)
     views = {"release": release_view, "run": run_view, "incident": incident_view, "verdict": verdict_view}
     view: Any = views.get(at.kind, entry_view)
     return view(store, at)

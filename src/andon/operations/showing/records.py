@@ -381,6 +381,10 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
     incidents: tuple[IncidentRow, ...]
     rollback_target: str | None
     rollback_says: str
+    rollout: str | None = None
+    """The rollout under way, as ``rollout:ID``."""
+    rollout_says: str = ""
+    """Where that is, in a sentence."""
     champion_disagrees: str | None
     """Set when the model's @champion is not what production pins: both addresses, in a sentence."""
     tags: dict[str, str]

@@ -144,6 +144,7 @@ def service_view(store: Store, name: str) -> ServiceView:
     quality = quality_points(store, name)
     judged = next((verdict for verdict in checks if verdict.check == QUALITY and verdict.threshold is not None), None)
     target = rollback_target(store, name)
+    rollout, taken_back = _rollout(store, state)
     return ServiceView(
         name=name,
         light=told.light,
@@ -163,10 +164,29 @@ def service_view(store: Store, name: str) -> ServiceView:
         training_block=state.training_block,
         incidents=incidents,
         rollback_target=target,
-        rollback_says=rollback_says(production, target),
+        rollback_says=taken_back or rollback_says(production, target),
+        rollout=state.rollout,
+        rollout_says=rollout,
         champion_disagrees=disagrees,
         tags=tags_of(store, Address("service", name)),
     )
+
+
+def _rollout(store: Store, state: ServiceState) -> tuple[str, str]:
+    """Where the rollout under way is, and what a rollback does while it answers some of the users; empty without one."""
+    if state.rollout is None:
+        return "", ""
+    from andon.operations.showing.rollouts import step_says, strategy_says
+    from andon.rollouts import Shadow, rollout_of
+
+    try:
+        found = rollout_of(store, state.rollout)
+    except AndonError:  # a damaged stream does not take the page (and the rollback button on it) down
+        return state.rollout, ""
+    said = f"{strategy_says(found)} of {found.candidate}: {step_says(found)}" + (f"; {found.said}" if found.said else "")
+    if isinstance(found.strategy, Shadow) or found.phase == "keeping":
+        return said, ""
+    return said, f"{state.rollout} is aborted: everything goes to {found.baseline} at once, and {found.candidate} is marked rejected."
 
 
 def rollback_says(production: str | None, target: str | None) -> str:
