@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response, get
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -46,7 +46,7 @@ def create_app(
             watching.stop()
 
     app = Litestar(
-        route_handlers=[*reading.ROUTES, *writing.ROUTES, *extra_routes],
+        route_handlers=[get_metrics, *reading.ROUTES, *writing.ROUTES, *extra_routes],
         dependencies={
             "store": Provide(lambda: store, sync_to_thread=False),
             "settings": Provide(lambda: settings, sync_to_thread=False),
@@ -71,6 +71,17 @@ def create_app(
     app.asgi_handler = Guard(_Beside(app.asgi_handler, mlflow), settings)  # type: ignore[assignment]
     app.on_shutdown.append(mlflow.close)
     return app
+
+
+@get("/metrics", sync_to_thread=True, summary="What the ledger knows, for Prometheus")
+def get_metrics(store: reading.Given, request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Prometheus text 0.0.4, or OpenMetrics 1.0 for a client that would rather have it."""
+    from andon.serving.exposition import OPENMETRICS_TYPE, TEXT_TYPE, text, wants_openmetrics
+    from andon.wire.prometheus.ledger import families
+
+    openmetrics = wants_openmetrics(request.headers.get("accept", "")[:2000])
+    kind = OPENMETRICS_TYPE.decode() if openmetrics else TEXT_TYPE.decode().partition("; charset")[0]  # Litestar adds it to text
+    return Response(text(families(store), openmetrics=openmetrics).encode(), media_type=kind, headers={"vary": "accept"})
 
 
 class _Beside:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import errno
 import gc
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,73 +22,75 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from andon.api.exchange import HOT, Exchange
+from andon.api.handover import take_signals, write_note
+from andon.api.listening import DRAIN_S, LAME_DUCK_S, announce_grpc, inherit, listen, open_listener, terminal_gone, url_of
 from andon.api.serving_app import ServingApp
-from andon.core.errors import PortTaken, Unavailable
+from andon.api.starting import serve
 from andon.core.settings import Settings
+from andon.serving.callers import Caller
 from andon.serving.environments import abandon
 from andon.serving.front import Front
+from andon.store import Store
 
-LAME_DUCK_S = 0.5
-DRAIN_S = 30.0
+__all__ = [
+    "DrainingServer",
+    "GuardedProtocol",
+    "inherit",
+    "listen",
+    "open_listener",
+    "serve",
+    "serve_alone",
+    "serve_front",
+    "terminal_gone",
+    "url_of",
+]
+log = logging.getLogger("andon.serving")
+CHECK = "import andon.cli.serving, andon.api.serving_server, andon.api.zygote, andon.store.ledger, andon.store.tables"
+"""What a program that is to replace this one must be able to import."""
+SETTLED_S = 1.0
+"""A front that is not loading anything after this time has another reason not to be ready."""
+LOADING = "is being loaded"
+GRPC_DRAIN_S = 5.0
+"""How long calls that run may go on at the end; a stream that is open and idle ends then, too."""
 KEEP_ALIVE_S = 75
 READ_TIMEOUT_S = 20.0
 """A request that has not arrived whole by then (a slow-loris, or a body shorter than it said) is refused with 408."""
 MAX_HEAD_BYTES = 64 * 1024
 
 
-def serve(settings: Settings, service: str, *, host: str | None = None, port: int = 0, ready: Callable[[str], None] | None = None) -> None:
-    """Serve ``service`` until SIGTERM or SIGINT. ``ready`` is called with the URL once it listens (default: print one line).
+def serve_alone(
+    store: Store, service: str, listener: socket.socket, generation: int, say: Callable[[str], None], *, again: bool, grpc_port: int | None
+) -> bool:
+    """Serve in this process; whether the end is that of this program only."""
+    write_note(store.settings, service, listener, generation=generation)
 
-    Raises ``PortTaken``, and what ``open_store`` raises. A service whose channel points nowhere, or to a release that cannot be loaded,
-    is served all the same: ``/health`` says why it is not ready, and the next move of the channel is followed.
-    """
-    from andon.store import open_store
+    def server_of(config: uvicorn.Config, front: Front) -> DrainingServer:
+        server = DrainingServer(config, front)
+        server.tell_problem = lambda why: write_note(store.settings, service, listener, generation=generation, problem=why)
+        return server
 
-    listener = listen(settings.host if host is None else host, port)
-    with open_store(settings) as store:
-        runner = asyncio.Runner(loop_factory=_loop_factory())
-        with runner, contextlib.closing(listener):
-            runner.run(_serve(Front(store, service), settings, listener, ready or announce(service)))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises ``PortTaken``, or ``Unavailable`` for an address that is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host.strip("[]"), port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken(f"another process listens on port {port}", host=host, port=port) from None
-        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror or error}", host=host, port=port) from None
-    listener.setblocking(False)
-    return listener
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        front = Front(store, service)
+        server = runner.run(serve_front(front, store.settings, listener, say, server_of, grpc_port=grpc_port, again=again))
+    return server.again
 
 
-def url_of(listener: socket.socket) -> str:
-    """Where a listening socket is reached."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what to call, not what to bind
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def announce(service: str) -> Callable[[str], None]:
-    """Print the one line that scripts wait for."""
-
-    def say(url: str) -> None:
-        sys.stdout.write(f"andon: service:{service} on {url}\n")
-        sys.stdout.flush()
-
-    return say
-
-
-async def _serve(front: Front, settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+async def serve_front(
+    front: Front,
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[str], None],
+    server_of: Callable[[uvicorn.Config, Front], DrainingServer],
+    *,
+    grpc_port: int | None = None,
+    again: bool = False,
+) -> DrainingServer:
+    """Serve one front to its end. ``again``: connections wait already, and are taken once there is something to answer them with."""
     url = url_of(listener)
     await front.start(url)
+    if again:
+        await _loaded(front)
     config = uvicorn.Config(
         ServingApp(front, settings),
         http=GuardedProtocol,
@@ -102,42 +103,111 @@ async def _serve(front: Front, settings: Settings, listener: socket.socket, read
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S),
     )
-    server = DrainingServer(config, front)
+    server = server_of(config, front)
+    if grpc_port is not None and server.others_answer:
+        await _loaded(front)  # its port is shared: a call that came here would be refused, which another replica could answer
+    grpc = None if grpc_port is None else await _start_grpc(front, settings, listener, grpc_port, shared=server.others_answer)
     sweeper = asyncio.get_running_loop().create_task(_sweep(server))
     follower = asyncio.get_running_loop().create_task(_tidy_up(front))
     try:
         ready(url)
+        if grpc is not None and not server.others_answer:
+            announce_grpc(front.service, grpc.port)
         await server.serve(sockets=[listener])
     finally:
         for task in (sweeper, follower):
             task.cancel()
+        if grpc is not None:
+            await grpc.stop(GRPC_DRAIN_S)
         abandon()  # or the end of this process would wait for pip
         await front.close()
+    return server
+
+
+async def _loaded(front: Front) -> None:
+    """Wait until the release is loaded, or there is a reason why it is not."""
+    loop = asyncio.get_running_loop()
+    least_s = loop.time() + SETTLED_S
+    while (why := front.not_ready()) is not None and (why.endswith(LOADING) or loop.time() < least_s):
+        await asyncio.sleep(0.005)
+
+
+async def _start_grpc(front: Front, settings: Settings, listener: socket.socket, port: int, *, shared: bool) -> Any:
+    """The gRPC server beside ``listener``. Its library takes 15 MB, so it is imported only here."""
+    from andon.wire.openinference import grpc_server
+
+    host = listener.getsockname()[0]
+    return await grpc_server.start(front, host=host, port=port, max_bytes=settings.max_body_bytes, reuse_port=shared)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, with a lame-duck phase between the signal and the end."""
+    """uvicorn's server, with a lame-duck phase between the signal and the end, and a way to begin again as a newer program."""
+
+    others_answer = False
+    """Whether other processes take connections from the same socket."""
 
     def __init__(self, config: uvicorn.Config, front: Front) -> None:
         super().__init__(config)
         self._front = front
         self._ending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.again = False
+        """Whether the end is that of this program only."""
+        self._checking: asyncio.Task[None] | None = None
+        self.tell_problem: Callable[[str], None] = lambda _: None
+        with contextlib.suppress(AttributeError, ValueError, RuntimeError):  # not on Windows, and not outside of the main thread
+            self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
         # Not kept in `_captured_signals`: an orderly end is exit code 0, so the signal is not raised again.
         if self._front.draining and sig == signal.SIGINT:
             self.force_exit = self.should_exit = True
             return
-        self._loop.call_soon_threadsafe(self._begin_end)
+        self._loop.call_soon_threadsafe(self.begin_end)
 
-    def _begin_end(self) -> None:
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn, and then take the signals that came while this program replaced another."""
+        with super().capture_signals():
+            take_signals()
+            yield
+
+    def _hung_up(self) -> None:
+        if self.others_answer:
+            return  # its supervisor replaces it
+        if terminal_gone():
+            self.begin_end()
+        elif self._checking is None or self._checking.done():
+            self._checking = self._loop.create_task(self._replace())
+
+    async def _replace(self) -> None:
+        """See that the program as it is now installed can start; then end, for it to take over. Connections wait meanwhile."""
+        check = await asyncio.create_subprocess_exec(sys.executable, "-c", CHECK, stderr=asyncio.subprocess.PIPE)
+        _, said = await check.communicate()
+        if check.returncode:
+            why = said.decode(errors="replace").strip()[-800:]
+            log.error("the program is not replaced, the new one does not start: %s", why)
+            self.tell_problem(f"the new program does not start: {why}")
+            return
+        self.again = True
+        self.begin_end()
+
+    def begin_end(self) -> None:
+        """Say that this is the end, and end a little later."""
         if self._ending is None:
             self._front.draining = True
+            if self.again:
+                for server in self.servers:
+                    server.close()  # the socket itself stays: who comes now waits there for the next program
             self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        await asyncio.sleep(LAME_DUCK_S)
+        until_s = self._loop.time() + LAME_DUCK_S
+        if self.others_answer or self.again:  # nobody is turned away, so there is nothing to wait for but who is here
+            while self.server_state.connections and self._loop.time() < until_s:
+                await asyncio.sleep(0.01)
+        else:
+            await asyncio.sleep(LAME_DUCK_S)
         self.should_exit = True
 
 
@@ -147,10 +217,19 @@ class GuardedProtocol(HttpToolsProtocol):
     reading_since: float | None = None
     _head_bytes = 0
     _in_head = True
+    caller: Caller | None = None
+    idle_since: float | None = None
+    """Since when nothing has been asked after an exchange; uvicorn has a timer of its own after its cycles."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Corked(transport))  # type: ignore[arg-type]  # what uvicorn uses of a transport, it has
         self.reading_since = self.loop.time()
+        self.caller = Caller(self.client[0] if self.client else "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.caller is not None:
+            self.caller.leave()  # what it waits for is not run for nobody
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]  # an answer to HEAD has no body to go out with
@@ -164,21 +243,65 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.refuse(431, b"the head of this request is too large")
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head = True
         self._head_bytes = 0
+        self.idle_since = None
         self.reading_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.url == HOT and (exchange := self._exchange()) is not None:
+            self.cycle = exchange  # type: ignore[assignment]  # what uvicorn asks of a cycle, it has
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        self.scope["andon.caller"] = self.caller  # type: ignore[typeddict-unknown-key]
         try:
             super().on_headers_complete()
         except httptools.HttpParserInvalidURLError:
             self.refuse(400, b"the path of this request cannot be read")
 
+    def _exchange(self) -> Exchange | None:
+        """The short way for this request, if it fits."""
+        cycle, parser = self.cycle, self.parser
+        if (cycle is not None and not cycle.response_complete) or self.expect_100_continue:
+            return None
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
+            return None
+        app: ServingApp = self.app
+        return app.exchange(self, self.headers, self.caller)
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is Exchange:
+            cycle.body = cycle.body + body if cycle.body else body
+        else:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         self.reading_since = None
-        super().on_message_complete()
+        cycle: Any = self.cycle
+        if type(cycle) is Exchange:
+            cycle.keep_alive = self.parser.should_keep_alive()
+            cycle.run()
+        else:
+            super().on_message_complete()
+
+    def answered(self) -> None:
+        """An exchange has been answered: go on with what came behind it, or be idle."""
+        if self.pipeline:
+            self.on_response_complete()
+        else:
+            self.idle_since = self.loop.time()
+
+    def default_head(self) -> bytes:
+        """The headers that every answer has, such as the date."""
+        return b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
 
     def refuse(self, status: int, why: bytes) -> None:
         """Answer without the application, if nothing was answered yet, and close."""
@@ -234,6 +357,9 @@ async def _sweep(server: uvicorn.Server) -> None:
             since = getattr(connection, "reading_since", None)
             if since is not None and now - since > READ_TIMEOUT_S and isinstance(connection, GuardedProtocol):
                 connection.refuse(408, b"the request did not arrive in time")
+            idle = getattr(connection, "idle_since", None)
+            if idle is not None and now - idle > KEEP_ALIVE_S:
+                connection.transport.close()
 
 
 async def _tidy_up(front: Front) -> None:
@@ -250,10 +376,11 @@ async def _tidy_up(front: Front) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
+    """uvloop's, where there is one."""
     try:
         import uvloop
     except ImportError:  # not on Windows
-        logging.getLogger("andon.serving").warning("uvloop is not here; serving is slower without it")
+        log.warning("uvloop is not here; serving is slower without it")
         return None
     return uvloop.new_event_loop

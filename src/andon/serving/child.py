@@ -3,22 +3,25 @@
 It imports the standard library and numpy, and what the model needs; never ``andon``, which the release's environment need not hold.
 It talks over one inherited socket: frames of ``<II`` (header bytes, body bytes), a JSON header, and a body of raw column buffers.
 
-- ``{"op": "load", …}`` -> ``{"ok": true, "versions": {…}}``
+- ``{"op": "load", "limits": {…}, …}`` -> ``{"ok": true, …}``
 - ``{"op": "run", "n": n, "columns": [[name, kind, shape, bytes], …]}`` + buffers -> ``{"ok": true, "columns": […]}`` + buffers
-- on an error: ``{"ok": false, "error": "ValueError: …", "traceback": "…"}``; the process goes on.
+- on an error: ``{"ok": false, "error": "ValueError: …", "stage": "decode" or null, "traceback": "…"}``; the process goes on.
 
-A column's kind is a NumPy dtype string (``<f8``), or ``json`` for text. When the socket closes, because the front is gone, the
-process ends at once, also in the middle of a batch.
+A question may have an ``id``, which its answer repeats; every answer says the process's resident memory (``rss``, bytes). A column's kind
+is a NumPy dtype string (``<f8``), or ``json`` for text. When the socket closes, because the front is gone, the process ends at once with
+all that it started, also in the middle of a batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import pathlib
 import select
+import signal
 import socket
 import struct
 import sys
@@ -29,18 +32,23 @@ from typing import Any
 
 FRAME = struct.Struct("<II")
 _TRACEBACK_LINES = 12
-_ONNX_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(bool)": "bool",
-    "tensor(string)": "object",
-}
-
 Columns = dict[str, Any]
 Predict = Callable[[Columns, int], Columns]
+
+
+def _beside(name: str) -> Any:
+    """A file of ``andon.models`` that imports nothing of Andon, by its path: the release's environment need not hold Andon."""
+    file = pathlib.Path(__file__).parents[1] / "models" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"_andon_{name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+staging: Any = _beside("staging")
+combining: Any = _beside("combining")
 
 
 # --- columns as bytes, both ways (the front uses these too)
@@ -73,13 +81,21 @@ def unpack(specs: Sequence[Sequence[Any]], body: bytearray) -> Columns:
     at = 0
     for name, kind, shape, size in specs:
         if kind == "json":
-            array = np.empty(shape[0], dtype=object)
-            array[:] = json.loads(bytes(body[at : at + size]))
+            array = np.empty(shape, dtype=object)
+            array[...] = _nested(json.loads(bytes(body[at : at + size])), shape)
             columns[name] = array
         else:
             columns[name] = np.frombuffer(body, dtype=kind, count=size // np.dtype(kind).itemsize, offset=at).reshape(shape)
         at += size
     return columns
+
+
+def _nested(values: list[Any], shape: Sequence[int]) -> Any:
+    import numpy as np
+
+    if len(shape) == 1:
+        return values  # as they are: rows of text are not to become an array of characters
+    return np.array(values, dtype=object).reshape(shape)
 
 
 def frame(header: dict[str, Any], buffers: Sequence[Any] = ()) -> bytes:
@@ -103,47 +119,23 @@ def load_model(spec: dict[str, Any]) -> Predict:
     """A function from columns and their length to columns.
 
     ``spec``: ``format``, ``path`` (the folder of the model's files), ``entry``, ``inputs`` and ``outputs`` (``[name, dtype]`` of the
-    model's signature), ``flags``. Raises whatever the library raises, or ``ValueError`` for a format that has no loader here.
+    model's signature), ``flags``, and ``tensors`` (the outputs that have a shape).
+
+    Raises whatever the library raises, or ``ValueError`` for a format that has no loader here.
     """
-    loaders = {"onnx": _load_onnx, "skops": _load_skops, "python": _load_python, "pickle": _load_pickle, "mlflow": _load_mlflow}
+    loaders: dict[str, Callable[[dict[str, Any]], Predict]] = {"onnx": _load_by("graphs"), "torch": _load_by("programs")}
+    loaders |= {"xgboost": _load_by("boosters"), "lightgbm": _load_by("boosters")}
+    loaders |= {"skops": _load_skops, "python": _load_python, "pickle": _load_pickle, "mlflow": _load_mlflow}
+    loaders |= {"ensemble": _load_composed, "cascade": _load_composed}
     loader = loaders.get(spec["format"])
     if loader is None:
-        raise ValueError(f"a model in the format {spec['format']!r} cannot be served; save it as onnx, skops or python")
+        raise ValueError(f"a model in the format {spec['format']!r} cannot be served; save it as one of {', '.join(loaders)}")
     return loader(spec)
 
 
-def _load_onnx(spec: dict[str, Any]) -> Predict:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    path = pathlib.Path(spec["path"], spec["entry"])
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = [(item.name, _ONNX_DTYPES.get(item.type, "float32"), len(item.shape or ())) for item in session.get_inputs()]
-    names = [name for name, _ in spec["inputs"]]
-    outputs = [name for name, _ in spec["outputs"]]
-    made = [item.name for item in session.get_outputs()]
-    asked = outputs if set(outputs) <= set(made) else made[: len(outputs)]
-    by_column = all(name in names for name, _, _ in wanted) and (len(wanted) > 1 or len(names) == 1)
-    if not by_column and len(wanted) != 1:
-        raise ValueError(f"the ONNX inputs {[name for name, _, _ in wanted]} are not the signature's columns {names}")
-
-    def predict(columns: Columns, n: int) -> Columns:
-        if by_column:
-            feed = {name: _shaped(columns[name], dtype, rank, n) for name, dtype, rank in wanted}
-        else:
-            feed = {wanted[0][0]: matrix(columns, names, n, wanted[0][1])}
-        results = session.run(asked, feed)
-        return {name: _flat(value, n) for name, value in zip(outputs, results, strict=False)}
-
-    return predict
-
-
-def _shaped(values: Any, dtype: str, rank: int, n: int) -> Any:
-    array = values.astype(dtype, copy=False)
-    return array.reshape(n, 1) if rank == 2 and array.ndim == 1 else array
+def _load_by(name: str) -> Callable[[dict[str, Any]], Predict]:
+    """The loader of a format that has a file of its own, read when it is needed."""
+    return lambda spec: _beside(name).load(spec)
 
 
 def _flat(value: Any, n: int) -> Any:
@@ -228,8 +220,11 @@ def _load_mlflow(spec: dict[str, Any]) -> Predict:
         given = {name: _as_wide(columns[name], types.get(name)) for name in names if name in columns}
         if tensor and not types:
             one = schema.inputs[0]
-            rows: Any = matrix(columns, names, n, str(one.type))
-            rows = rows[:, 0] if len(one.shape) == 1 else rows
+            if len(names) == 1 and columns[names[0]].ndim > 1:
+                rows: Any = columns[names[0]].astype(str(one.type), copy=False)
+            else:
+                rows = matrix(columns, names, n, str(one.type))
+                rows = rows[:, 0] if len(one.shape) == 1 else rows
         elif tensor:
             rows = given
         else:
@@ -248,6 +243,8 @@ def _as_wide(values: Any, wanted: Any) -> Any:
     kind = None if wanted is None else np.dtype(wanted)
     if kind is None or kind.kind not in "fi" or values.dtype.kind not in "fi" or (kind.kind == "i" and values.dtype.kind == "f"):
         return values
+    if kind.kind == "i" and kind.itemsize < values.dtype.itemsize and bool((values != values.astype(kind)).any()):
+        raise ValueError(f"a value does not fit the model's type, {kind}")
     return values.astype(kind, copy=False)
 
 
@@ -259,14 +256,14 @@ def _spread(made: Any, outputs: Sequence[str], n: int) -> Columns:
         given = {str(name): made[name] for name in made.keys()}  # noqa: SIM118 - any mapping
         return given if set(outputs) <= set(given) else dict(zip(outputs, given.values(), strict=False))
     flat = _flat(made, n)
-    return {outputs[0]: flat} if flat.ndim == 1 else {name: flat[:, at] for at, name in enumerate(outputs)}
+    return {outputs[0]: flat} if flat.ndim != 2 or len(outputs) == 1 else {name: flat[:, at] for at, name in enumerate(outputs)}
 
 
 def _estimator(estimator: Any, spec: dict[str, Any]) -> Predict:
     """Outputs are named as ``andon.models.estimators`` names them: ``prediction`` (or ``prediction_0``, …), ``probability`` or
     ``probability_CLASS``."""
     names = [name for name, _ in spec["inputs"]]
-    numeric = all(dtype in ("double", "long", "boolean") for _, dtype in spec["inputs"])
+    numeric = all(dtype not in ("string", "datetime") for _, dtype in spec["inputs"])
     framed = hasattr(estimator, "feature_names_in_") and importlib.util.find_spec("pandas") is not None
 
     def predict(columns: Columns, n: int) -> Columns:
@@ -293,15 +290,31 @@ def _estimator(estimator: Any, spec: dict[str, Any]) -> Predict:
 
 def _load_python(spec: dict[str, Any]) -> Predict:
     sys.path.insert(0, spec["path"])
-    return _code(_named(spec["entry"])(pathlib.Path(spec["path"])), spec)
+    kind = staging.in_stage("setup", _named, spec["entry"])
+    return _code(staging.make(kind, pathlib.Path(spec["path"])), spec)
+
+
+def _load_composed(spec: dict[str, Any]) -> Predict:
+    """An ensemble or a cascade: its members are loaded here, too."""
+    return combining.load(pathlib.Path(spec["path"]), _load_member)  # type: ignore[no-any-return]
+
+
+def _load_member(spec: dict[str, Any]) -> Predict:
+    """Each member finds its own modules, also when another's have the same names."""
+    before = set(sys.modules)
+    predict = load_model(spec)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(spec["path"]):
+            del sys.modules[name]
+    return predict
 
 
 def _code(model: Any, spec: dict[str, Any]) -> Predict:
-    """An object with ``predict(columns) -> columns``, or one array, which is the first output."""
+    """An object with ``predict`` (and ``decode``, ``encode``) that gives columns, or one array, which is the first output."""
     first = spec["outputs"][0][0]
 
     def predict(columns: Columns, n: int) -> Columns:
-        made = model.predict(columns)
+        made = staging.answer(model, columns)
         return dict(made) if hasattr(made, "keys") else {first: _flat(made, n)}
 
     return predict
@@ -316,18 +329,49 @@ def _named(target: str) -> Any:
 
 
 def _load(header: dict[str, Any]) -> tuple[Predict, dict[str, Any]]:
+    _limit(header.get("limits") or {})
     _check_pins(header.get("pins") or {})
     if header.get("code"):
         sys.path.insert(0, header["code"])
-    transform = _named(header["transform"]) if header.get("transform") else None
+    transform = staging.in_stage("setup", _named, header["transform"]) if header.get("transform") else None
     model = load_model(header["model"])
 
     def predict(columns: Columns, n: int) -> Columns:
         if transform is not None:
-            columns = dict(transform(columns))
+            columns = staging.in_stage("transform", lambda: dict(transform(columns)))
         return model(columns, n)
 
     return predict, {"ok": True, "python": sys.version.split()[0], "pid": os.getpid()}
+
+
+_batch_cpu_s: float | None = None
+
+
+def _limit(limits: dict[str, Any]) -> None:
+    """What this process sets for itself before it loads anything; see ``andon.serving.limits``."""
+    import resource
+
+    global _batch_cpu_s  # one release a process
+    _batch_cpu_s = limits.get("cpu_s")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, value in ((resource.RLIMIT_NOFILE, limits.get("open_files")), (resource.RLIMIT_DATA, limits.get("data_bytes"))):
+        hard = resource.getrlimit(name)[1]
+        if value and (hard == resource.RLIM_INFINITY or value < hard):
+            resource.setrlimit(name, (value, value))
+    if limits.get("nice"):
+        os.setpriority(os.PRIO_PROCESS, 0, limits["nice"])
+    with contextlib.suppress(OSError):  # when the machine runs out of memory, this process is ended before the front
+        pathlib.Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def _limit_batch() -> None:
+    """Give the next batch ``cpu_s`` seconds of CPU; the kernel ends the process beyond (SIGXCPU)."""
+    if _batch_cpu_s is not None:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = int(used.ru_utime + used.ru_stime + _batch_cpu_s) + 1  # the kernel counts whole seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _check_pins(pins: dict[str, str]) -> None:
@@ -346,6 +390,7 @@ def _run(predict: Predict, header: dict[str, Any], body: bytearray) -> tuple[dic
     import numpy as np
 
     n = header["n"]
+    _limit_batch()
     made = predict(unpack(header["columns"], body), n)
     outputs = {name: np.asarray(values) for name, values in made.items()}
     for name, values in outputs.items():
@@ -358,7 +403,8 @@ def _run(predict: Predict, header: dict[str, Any], body: bytearray) -> tuple[dic
 def _failure(error: BaseException) -> dict[str, Any]:
     lines = traceback.format_exception(error)
     text = "".join(lines).splitlines()[-_TRACEBACK_LINES:]
-    return {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000], "traceback": "\n".join(text)[-4000:]}
+    told = {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000], "traceback": "\n".join(text)[-4000:]}
+    return told | {"stage": staging.stage_of(error)}
 
 
 def _receive(connection: socket.socket, size: int) -> bytearray | None:
@@ -379,12 +425,72 @@ def _end_with_parent(connection: socket.socket) -> None:
     watch.register(connection.fileno(), select.POLLRDHUP | select.POLLHUP)
     while not watch.poll():
         pass
+    end_all_of(os.getpid())
     os._exit(0)
+
+
+def _ask_the_kernel() -> None:
+    """End with the front even where no thread of ours can run any more, and be the parent of what our children leave behind."""
+    import ctypes
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):  # not Linux: the socket is watched all the same
+        return
+    prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def end_all_of(pid: int) -> None:
+    """SIGKILL for a process, its group, and all that it started (as far as /proc shows), its leader last."""
+    group = _descendants(pid)
+    for found in group:
+        _kill(os.kill, found)
+    _kill(os.killpg, pid)
+    _kill(os.kill, pid)
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            below = [int(text) for text in path.read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+        for one in below:
+            found += [*_descendants(one), one]
+    return found
+
+
+def _kill(how: Callable[[int, int], None], pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        how(pid, signal.SIGKILL)
+
+
+class _Memory:
+    """This process's resident memory, from one open file: a few microseconds a reading."""
+
+    def __init__(self) -> None:
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        try:
+            self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def resident_bytes(self) -> int:
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) * self._page
+        except OSError:
+            return 0
 
 
 def main(descriptor: int) -> None:
     """Serve frames until the front goes away."""
     connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
+    os.register_at_fork(after_in_child=connection.close)  # what user code forks must not answer, nor hold the socket open
+    me, memory = os.getpid(), _Memory()
+    _ask_the_kernel()
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     predict: Predict | None = None
     while True:
@@ -405,10 +511,19 @@ def main(descriptor: int) -> None:
             else:
                 reply, buffers = _run(predict, header, body)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # user code may raise anything; the front must hear of it
-            traceback.print_exception(error)
-            sys.stderr.flush()
+            if os.getpid() == me:
+                _print(error)
             reply, buffers = _failure(error), []
+        if os.getpid() != me:
+            os._exit(0)  # a process that user code forked came back from it
+        reply |= {"id": header.get("id"), "rss": memory.resident_bytes()}
         connection.sendall(frame(reply, buffers))
+
+
+def _print(error: BaseException) -> None:
+    with contextlib.suppress(OSError, ValueError):  # user code closed it, or the disk is full: the front still hears of the error
+        traceback.print_exception(error)
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

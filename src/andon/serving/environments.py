@@ -13,6 +13,9 @@ What is built is then read back by its own interpreter: every pin present at its
 complete; an environment without the mark (its builder was killed) is built again from nothing. Builders exclude each other with a file
 lock. A lock of another patch release of Python is accepted (3.11.4 for 3.11.7: extension modules are compatible); another minor version
 or platform is refused. An editable install is pinned by its version only.
+
+Folders of environments and of laid-out files that nobody used for a while are removed again (``collect``): they can always be made again,
+from the lock and the artifact store.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -67,6 +70,7 @@ def build(lock: EnvironmentLock, root: Path, blobs: Blobs, *, timeout_s: float =
         root.mkdir(parents=True, exist_ok=True)
         with _only_builder(root / f"{folder.name}.lock"):
             python = folder / "bin" / "python"
+            os.utime(root / f"{folder.name}.lock")  # `collect` goes by when it was last asked for
             if (folder / _MARK).is_file() and python.exists():
                 return python
             shutil.rmtree(folder, ignore_errors=True)
@@ -116,6 +120,67 @@ def _installed() -> dict[str, metadata.Distribution]:
         if name:
             found.setdefault(normal(name), distribution)  # the first on sys.path is the one that is imported
     return found
+
+
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``collect`` removed, or would remove."""
+
+    environments: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+    size_bytes: int = 0
+    """Bytes that this frees; files that are hard-linked from elsewhere are not counted."""
+
+
+def collect(root: Path, needed: Collection[str], *, older_than_s: float, now_s: float, dry_run: bool = False) -> Swept:
+    """Remove environments and laid-out files that are not ``needed``, that no runner here uses, and that nobody asked for lately.
+
+    ``needed`` are digests: of locks, of trees. What is removed is built again when a release asks for it. A folder that its builder left
+    half-built goes by the same rule. Never waits for a build that is going on: that folder stays.
+    """
+    wanted = {digest.removeprefix("b3:")[:32] for digest in needed}
+    gone: dict[bool, list[str]] = {False: [], True: []}
+    size = 0
+    for folder in (*_folders(root), *_folders(root / "trees")):
+        is_tree = folder.parent != root
+        lock = folder.with_name(f"{folder.name}.lock")
+        mark = lock if not is_tree and lock.exists() else folder
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as held:
+            if folder.name[:32] in wanted or now_s - mark.stat().st_mtime < older_than_s or not _alone(folder, held):
+                continue
+            size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.lstat().st_nlink == 1)
+            gone[is_tree].append(folder.name)
+            if not dry_run:
+                aside = folder.with_name(f".gone-{folder.name}")
+                folder.rename(aside)  # at once: nobody is to find half of it
+                shutil.rmtree(aside, ignore_errors=True)
+    return Swept(environments=tuple(sorted(gone[False])), trees=tuple(sorted(gone[True])), size_bytes=size)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("[0-9a-f]*") if len(path.name) >= 32 and path.is_dir() and path.suffix == "")
+
+
+def _alone(folder: Path, held: contextlib.ExitStack) -> bool:
+    """Whether nobody builds or uses a folder; keeps it so until ``held`` is closed."""
+    for path in (folder.with_name(f"{folder.name}.lock"), folder.with_name(f"{folder.name}.use")):
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        held.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def in_use(folders: Iterable[str]) -> contextlib.ExitStack:
+    """Mark folders as used until the result is closed, or this process ends however it ends."""
+    held = contextlib.ExitStack()
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a folder of nobody's, or a disk that takes no file: it may be collected once it is old
+            descriptor = os.open(f"{folder}.use", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return held
 
 
 def _check_interpreter(lock: EnvironmentLock) -> None:

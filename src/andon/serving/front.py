@@ -1,8 +1,7 @@
-"""The front of one service: it holds the loaded releases, follows the channels, and answers.
+"""The front of one service: it follows the channels and the split, routes, batches, and answers.
 
-Requests never wait for the ledger. A thread polls it; when a channel moves, the new release is built, loaded and warmed up beside the old
-one, and traffic moves between two turns of the event loop. The release that was left stays warm, so going back is instant; older ones
-are closed when their last answer is out. A release that cannot be loaded changes nothing but the note in this replica's row.
+Requests never wait for the ledger: a thread polls it. What is loaded here is ``holding``'s, who answers is ``routing``'s, in which batch
+``batching``'s, and what is written down ``recording``'s and ``exposing``'s.
 """
 
 from __future__ import annotations
@@ -14,29 +13,44 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from andon.core.errors import AndonError, Unavailable
-from andon.serving.batching import Batcher, Work
+from andon.core.errors import AndonError, Busy, ModelFailed, Unavailable
+from andon.logs.policies import LoggingPolicy, needs_key
+from andon.releases.splits import WHOLE, assign
+from andon.serving.batching import Batcher, Reply, Work
+from andon.serving.callers import Caller, ClientGone
+from andon.serving.exposing import Exposer
+from andon.serving.exposition import Family, counter, gauge, labels, text
 from andon.serving.following import POLL_S, Follower
+from andon.serving.gauging import Gauge
+from andon.serving.holding import Channel, Holder
 from andon.serving.loading import Loaded, Loader
-from andon.serving.metrics import Metrics
-from andon.serving.presence import Presence, State, Status
-from andon.serving.recording import Recorder
-from andon.serving.source import ReleaseSource, StoreSource, Target
-from andon.serving.validation import check_request_id, output_lists
+from andon.serving.metrics import Metrics, process_families
+from andon.serving.presence import Load, Presence, State, Status
+from andon.serving.recording import Recorder, logging_key
+from andon.serving.routing import LOADING_HERE, UNAVAILABLE_HERE, Adaptation, Choice, Router, adaptation, slices_of, unit_of
+from andon.serving.scattering import Scatterer
+from andon.serving.shadowing import Shadows
+from andon.serving.source import ReleaseSource, StoreSource, View, releases_of
+from andon.serving.tracing import PREDICT, Face, Tracer
+from andon.serving.validation import check_request_id
 from andon.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from andon.serving.siblings import Siblings
+
     Columns = dict[str, np.ndarray[Any, Any]]
 
+__all__ = ["Answer", "Asked", "Choice", "Front"]
 log = logging.getLogger("andon.serving")
-
-RETRY_DELAYS_S = (10.0, 30.0, 60.0, 300.0)
+PRODUCTION = "production"
+ARMS_GRACE_S = 10.0
+"""How long a starting replica waits for the split's other releases before it says that it is ready without them."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,29 +62,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, list[Any]]
 
 
-class Choice(NamedTuple):
-    """Which release answers a request, and as what."""
+class Asked:
+    """A request on its way through a release."""
 
-    loaded: Loaded
-    channel: str
-    unit: str | None = None
-    """The user, session or request that a split assigned; None when there is no split."""
+    __slots__ = ("caller", "choice", "copied", "work")
 
-
-class _Channel:
-    __slots__ = ("current", "previous", "wanted")
-
-    def __init__(self) -> None:
-        self.wanted: Target | None = None
-        self.current: Loaded | None = None
-        self.previous: Loaded | None = None
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    reason: str
-    detail: str
-    attempts: int
-    retry_at_s: float
+    def __init__(self, choice: Choice, work: Work, caller: Caller | None) -> None:
+        self.choice = choice
+        self.work = work
+        self.caller = caller
+        self.copied: Work | None = None
+        """What mirrors are to see of it."""
 
 
 class Front:
@@ -81,27 +83,35 @@ class Front:
         store: Store,
         service: str,
         *,
-        channels: Sequence[str] = ("production",),
+        channels: Sequence[str] = (PRODUCTION,),
         source: ReleaseSource | None = None,
         poll_s: float = POLL_S,
+        router: Router | None = None,
     ) -> None:
         self.service = service
         self.metrics = Metrics(service)
         self.draining = False
+        self.siblings: Siblings | None = None
+        """Who answers from the same socket; set by who starts several."""
         self._store = store
-        self._source = source or StoreSource(store)
+        source = source or StoreSource(store)
         root = store.settings.path(store.settings.environments)
-        self._loader = Loader(self._source, store.blobs, root, Path(store.settings.home, "logs"))
-        self._channels = {name: _Channel() for name in channels}
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, _Failure] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        loader = Loader(source, store.blobs, root, Path(store.settings.home, "logs"))
+        self._holder = Holder(service, tuple(channels), loader, self.metrics, self._attach, self._changed)
+        self._router = router or Router()
         self._ledger_problem: str | None = None
         self._id_prefix = store.ids.new()
         self._id_numbers = itertools.count(1)
         self._url = ""
+        self._started_s = 0.0
         self._recorder = Recorder(store.tables, service, self.metrics)
-        self._follower = Follower(self._source, service, tuple(channels), Presence(store, service), self._heard, self._state, poll_s)
+        self._scatterer = Scatterer(self._recorder)
+        self._tracer = Tracer(store, service, endpoint=store.settings.otlp_endpoint, replica=self._id_prefix)
+        self._exposer = Exposer(store.tables, service, self.metrics)
+        self._shadows = Shadows(self._holder, self.metrics, self._scatterer.scatter, self._exposer.expose)
+        self._gauge = Gauge(self.metrics, store.settings.serve_max_memory_mb)
+        self._adaptations: dict[tuple[str, str], Adaptation | str | None] = {}
+        self._follower = Follower(source, service, tuple(channels), Presence(store, service), self._heard, self._state, poll_s)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- life
@@ -110,6 +120,7 @@ class Front:
         """Begin to follow the channels. Returns at once; ``wait_ready`` waits for the first release."""
         self._url = url
         self._loop = asyncio.get_running_loop()
+        self._started_s = time.monotonic()
         self._follower.start()
 
     async def wait_ready(self, timeout_s: float) -> bool:
@@ -122,14 +133,12 @@ class Front:
         return False
 
     async def close(self) -> None:
-        """Stop following, close every runner and mark the replica's row gone."""
+        """Stop following, write what is to be written, close every runner and mark the replica's row gone."""
         self.draining = True
         self._follower.stop()
-        for task in self._loads.values():
-            task.cancel()
-        await asyncio.gather(*self._loads.values(), *self._retiring, return_exceptions=True)
-        for loaded in self._held():
-            await loaded.runner.close()
+        await self._exposer.close()
+        await self._holder.close()
+        await asyncio.to_thread(self._tracer.close)
         await asyncio.to_thread(self._follower.join, 4.0)
 
     # --- what the faces ask
@@ -138,27 +147,78 @@ class Front:
         """Why this front should get no traffic, or None."""
         if self.draining:
             return "this replica is shutting down"
-        for name, channel in self._channels.items():
+        for name, channel in self._holder.channels.items():
             if channel.current is None:
                 return self._why_empty(name, channel)
             if not channel.current.runner.healthy:
                 return f"the process that runs {channel.current.address} ended and is being started again"
+        if time.monotonic() - self._started_s < ARMS_GRACE_S:  # else a new replica would send its share of an arm to production
+            for address in self._holder.extras:
+                if self._holder.loading(address):
+                    return f"{address} is being loaded"
         return None
 
-    def loaded(self, channel: str = "production") -> Loaded:
+    def loaded(self, channel: str = PRODUCTION) -> Loaded:
         """The release that answers a channel now. Raises ``Unavailable`` with the reason when there is none."""
-        held = self._channels.get(channel)
+        held = self._holder.channels.get(channel)
         if held is None or held.current is None:
             raise Unavailable(self._why_empty(channel, held) if held else f"this replica does not serve the channel {channel!r}")
         return held.current
 
+    def held(self) -> list[Loaded]:
+        """The releases that are loaded here, each once: what channels point to first."""
+        current = [channel.current for channel in self._holder.channels.values() if channel.current is not None]
+        return list(dict.fromkeys([*current, *list(self._holder.loaded.values())]))
+
     def version(self, version: str) -> Loaded | None:
         """A release that is loaded here, by its version number."""
-        return next((loaded for loaded in self._held() if loaded.version == version), None)
+        return next((loaded for loaded in self.held() if loaded.version == version), None)
 
-    def choose(self, request_id: str, key: str | None = None, *, channel: str = "production") -> Choice:  # noqa: ARG002
-        """The release that answers a request. ``key`` names its user or session. Raises ``Unavailable`` when there is none."""
-        return Choice(self.loaded(channel), channel)
+    def choose(
+        self,
+        request_id: str,
+        key: str | None = None,
+        *,
+        channel: str = PRODUCTION,
+        rows: Sequence[tuple[Any, ...]] | None = None,
+        columns: Columns | None = None,
+    ) -> Choice:
+        """The release that answers a request. Raises ``Unavailable`` when there is none.
+
+        ``key`` is what the caller says names its user or session; ``rows`` or ``columns``, as read with production's signature, are where a
+        split may find it instead. Read the request with ``Choice.reads``, then call ``answer``, without an ``await`` in between.
+        """
+        if self._router.live is None or channel != PRODUCTION:
+            return Choice(self.loaded(channel), channel)
+        return self._assigned(request_id, key, rows, columns)
+
+    def _assigned(self, request_id: str, key: str | None, rows: Sequence[tuple[Any, ...]] | None, columns: Columns | None) -> Choice:
+        production = self.loaded()
+        split = self._router.split
+        if split is None:
+            return Choice(production, PRODUCTION)
+        unit = unit_of(split, production.signature, key, request_id, rows=rows, columns=columns)
+        arm = assign(split, unit)
+        if arm is split.arms[0]:
+            return Choice(production, arm.channel, unit, split, arm)
+        loaded = self._holder.loaded.get(arm.release)
+        if loaded is None or not loaded.runner.healthy:
+            status = LOADING_HERE if self._holder.loading(arm.release) else UNAVAILABLE_HERE
+            return Choice(production, PRODUCTION, unit, split, arm, status)
+        made = self._adaptation(production, loaded)
+        if isinstance(made, str):
+            return Choice(production, PRODUCTION, unit, split, arm, UNAVAILABLE_HERE)
+        return Choice(loaded, arm.channel, unit, split, arm, None, made)
+
+    def _adaptation(self, source: Loaded, target: Loaded) -> Adaptation | str | None:
+        """How to give the one's requests to the other; the reason when that cannot be."""
+        pair = source.address, target.address
+        if pair not in self._adaptations:
+            try:
+                self._adaptations[pair] = adaptation(source, target)
+            except ValueError as error:
+                self._adaptations[pair] = f"{target.address} cannot take this service's requests: {error}"
+        return self._adaptations[pair]
 
     async def answer(
         self,
@@ -169,49 +229,172 @@ class Front:
         columns: Columns | None = None,
         request_id: str,
         event_us: Sequence[int] | None = None,
-        deadline_s: float | None = None,  # noqa: ARG002
+        deadline_s: float | None = None,
         raw: bool = False,
+        caller: Caller | None = None,
+        client: str | None = None,
+        size_bytes: int = 0,
+        traceparent: bytes | None = None,
+        face: Face | None = None,
     ) -> dict[str, Any]:
         """Run ``n`` checked rows (or columns) through the chosen release: its output columns as lists, or with ``raw`` as arrays.
 
-        ``deadline_s`` is when the caller stops waiting, on the event loop's clock. Raises ``Busy``, ``ModelFailed``, …. Call ``choose``
-        and this without an ``await`` in between, so that the release cannot be retired meanwhile.
+        ``deadline_s`` is when the caller stops waiting, on the event loop's clock; default: the release's ``timeout_s`` from now.
+        ``client`` (default: the caller's name) is who the queue is shared out between. Raises ``Busy``, ``DeadlineExceeded``,
+        ``ModelFailed``, …. Call ``choose`` and this without an ``await`` in between, so that the release cannot be retired meanwhile.
         """
         assert self._loop is not None
-        loaded, channel, _ = choice
-        now_us = self._store.clock.now_us()
-        future: asyncio.Future[Any] = self._loop.create_future()
-        work = Work(n, rows, columns, request_id, [now_us] * n if event_us is None else event_us, now_us, channel, future)
-        work.raw = raw
-        loaded.in_flight += 1
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        asked = self.begin(
+            choice,
+            n,
+            future,
+            rows=rows,
+            columns=columns,
+            request_id=request_id,
+            event_us=event_us,
+            deadline_s=deadline_s,
+            raw=raw,
+            caller=caller,
+            client=client,
+            size_bytes=size_bytes,
+            traceparent=traceparent,
+            face=face,
+        )
         try:
-            loaded.batcher.submit(work)
             outputs = await future
         except AndonError as error:
-            self.metrics.refused(loaded.address, error.code)
+            self.end(asked, error)
             raise
-        finally:
-            loaded.in_flight -= 1
-            if not loaded.in_flight:
-                loaded.idle.set()
-        self.metrics.answered(loaded.address, n, time.perf_counter() - work.started_s)
-        return outputs  # type: ignore[no-any-return]
+        except asyncio.CancelledError:  # the caller's task was; its work is not run
+            self.end(asked, ClientGone())
+            raise
+        self.end(asked, None)
+        return outputs
+
+    def begin(
+        self,
+        choice: Choice,
+        n: int,
+        reply: Reply,
+        *,
+        rows: Sequence[tuple[Any, ...]] | None = None,
+        columns: Columns | None = None,
+        request_id: str,
+        event_us: Sequence[int] | None = None,
+        deadline_s: float | None = None,
+        raw: bool = False,
+        caller: Caller | None = None,
+        client: str | None = None,
+        size_bytes: int = 0,
+        traceparent: bytes | None = None,
+        face: Face | None = PREDICT,
+    ) -> Asked:
+        """As ``answer``, for who waits without a coroutine: ``reply`` gets the outcome, and must then call ``end`` once.
+
+        What is raised here has been counted: there is no ``end`` to call then.
+        """
+        loaded = choice.loaded
+        batcher = loaded.batcher
+        now_us = self._store.clock.now_us()
+        work = Work(n, rows, columns, request_id, [now_us] * n if event_us is None else event_us, now_us, choice.channel, reply)
+        work.raw = raw
+        work.deadline_s = work.started_s + batcher.options.timeout_s if deadline_s is None else deadline_s
+        work.size_bytes = size_bytes or (n * loaded.row_bytes if columns is None else sum(values.nbytes for values in columns.values()))
+        if traceparent is not None or self._tracer.share:
+            work.trace = self._tracer.begin(traceparent, request_id, face)
+        asked = Asked(choice, work, caller)
+        if caller is not None:
+            caller.waiting = reply
+            work.client = caller.name
+        if client is not None:
+            work.client = client
+        loaded.in_flight += 1
+        try:
+            if choice.split is not None:
+                if choice.split.slices:
+                    work.slices = slices_of(choice.split, choice.reads.signature, rows, columns)
+                asked.copied = self._prepare(choice, work)
+            if self._gauge.full and loaded.in_flight > 1:
+                raise Busy("this replica uses all the memory it may", next_step="try again in a second", retry_after_s=1, reason="memory")
+            batcher.submit(work)
+        except AndonError as error:
+            self.end(asked, error)
+            raise
+        return asked
+
+    def end(self, asked: Asked, error: AndonError | None) -> None:
+        """A request has its outcome: count it, and write down what is written of it."""
+        choice, work, caller = asked.choice, asked.work, asked.caller
+        loaded = choice.loaded
+        loaded.in_flight -= 1
+        if not loaded.in_flight:
+            loaded.idle.set()
+        if caller is not None:
+            caller.waiting = None
+        status = "ok" if error is None else error.code
+        if choice.split is not None:
+            self._exposed(choice, work, status, asked.copied)
+        now_s = time.monotonic()
+        taken_s = now_s - work.started_s
+        if error is None:
+            self.metrics.answered(loaded.address, work.n, taken_s, work.taken_s - work.started_s)
+            loaded.batcher.statistics.answered(int(taken_s * 1e9), work.arrival_us // 1000)
+        else:
+            self.metrics.refused(loaded.address, status, error.fields.get("reason"))
+            loaded.batcher.statistics.failed(int(taken_s * 1e9))
+        if work.trace is not None:
+            self._traced(loaded, work, now_s, error)
+
+    def _traced(self, loaded: Loaded, work: Work, now_s: float, error: AndonError | None) -> None:
+        assert work.trace is not None
+        facts = {"andon.service": self.service, "andon.release": loaded.address, "andon.request_id": work.request_id, "andon.rows": work.n}
+        facts["andon.channel"] = work.channel
+        self._tracer.answered(work.trace, facts, (work.started_s, work.taken_s, now_s), error, at=self._url)
+
+    def _prepare(self, choice: Choice, work: Work) -> Work | None:
+        """Make the request what its release takes; returns what mirrors are to see of it, as it came."""
+        assert choice.split is not None
+        assert choice.unit is not None
+        copied = None
+        if choice.split.mirrors and choice.arm is choice.split.arms[0] and self._shadows.wants(choice.split, choice.unit):
+            columns = None if work.columns is None else {name: values.copy() for name, values in work.columns.items()}
+            copied = Work(work.n, work.rows, columns, work.request_id, work.event_us, work.arrival_us, work.channel, work.future)
+            copied.size_bytes = work.size_bytes
+        if choice.adaptation is not None:
+            if work.rows is not None:
+                work.rows = choice.adaptation.rows(work.rows)
+            if work.columns is not None:
+                work.columns = choice.adaptation.columns(work.columns, work.n)
+        return copied
+
+    def _exposed(self, choice: Choice, work: Work, status: str, copied: Work | None) -> None:
+        """A request under a split has its outcome."""
+        split, arm = choice.split, choice.arm
+        assert split is not None
+        assert arm is not None
+        assert choice.unit is not None
+        work.channel = arm.channel
+        release = choice.loaded.address if arm is split.arms[0] else arm.release
+        self._exposer.expose(split, work, choice.unit, release, choice.status or status)
+        if copied is not None and status in ("ok", ModelFailed.code):  # it was run
+            self._shadows.offer(split, choice.unit, choice.loaded, copied)
 
     async def predict(
         self,
         rows: Sequence[Mapping[str, Any]],
         *,
         request_id: str | None = None,
+        key: str | None = None,
         event_us: Sequence[int] | None = None,
-        channel: str = "production",
+        channel: str = PRODUCTION,
     ) -> Answer:
         """Rows of JSON values in, an answer out. Raises ``InvalidInput`` (row and field), ``Busy``, ``ModelFailed``, ``Unavailable``."""
-        loaded = self.loaded(channel)
-        checked = loaded.codec.check_rows(rows)
+        checked = self.loaded(channel).codec.check_rows(rows)
         name = check_request_id(request_id) if request_id is not None else self.new_id()
-        choice = Choice(loaded, channel)
+        choice = self.choose(name, key, channel=channel, rows=checked)
         outputs = await self.answer(choice, len(checked), rows=checked, request_id=name, event_us=event_us)
-        return Answer(request_id=name, release=loaded.address, digest=loaded.digest, outputs=outputs)
+        return Answer(request_id=name, release=choice.loaded.address, digest=choice.loaded.digest, outputs=outputs)
 
     def new_id(self) -> str:
         """A request id for a caller that gave none: this process's own prefix and a number, which is 20 times cheaper than a fresh id."""
@@ -222,152 +405,146 @@ class Front:
         """The stores that labels go to."""
         return self._store
 
-    def metrics_text(self) -> str:
-        """Prometheus text."""
-        held = list(self._held())
-        gauges = [
-            ("andon_queued_rows", "Rows that wait for a runner.", float(sum(loaded.batcher.queued_rows for loaded in held))),
-            ("andon_in_flight_requests", "Requests that are not answered yet.", float(sum(loaded.in_flight for loaded in held))),
-            ("andon_releases_loaded", "Releases that are loaded here.", float(len(held))),
-            ("andon_ready", "1 when this replica takes traffic.", float(self.not_ready() is None)),
-            ("andon_ledger_reachable", "1 when the ledger answered last time.", float(self._ledger_problem is None)),
+    def families(self) -> list[Family]:
+        """What this process has counted, and what it measures of itself now."""
+        held, one = self.held(), labels(service=self.service)
+        gauges = (
+            ("andon_queued_rows", "Rows that wait for a runner.", sum(loaded.batcher.queued_rows for loaded in held)),
+            ("andon_queued_seconds", "Predicted seconds until that is done.", sum(loaded.batcher.backlog_s() for loaded in held)),
+            ("andon_in_flight_requests", "Requests that are not answered yet.", sum(loaded.in_flight for loaded in held)),
+            ("andon_releases_loaded", "Releases that are loaded here.", len(held)),
+            ("andon_ready", "1 when this replica takes traffic.", int(self.not_ready() is None)),
+            ("andon_ledger_reachable", "1 when the ledger answered last time.", int(self._ledger_problem is None)),
+            ("andon_split_revision", "The split that is followed; 0 for none.", self._revision()),
+            ("andon_split_fallback", "1 when the split's lease has run out and production answers all.", int(self._router.fallback)),
+        )
+        live = self._router.live
+        shares = {} if live is None else {(*one, *labels(channel=a.channel, release=a.release)): a.share / WHOLE for a in live.split.arms}
+        return [
+            *self.metrics.families(),
+            counter("andon_trace_spans_dropped_total", "Spans that were not kept.", {one: self._tracer.dropped}),
+            *(gauge(name, said, {one: value}) for name, said, value in gauges),
+            gauge("andon_split_share_ratio", "Share of the units that the split gives to a channel, 0 to 1.", shares),
+            *process_families(),
         ]
-        return self.metrics.text(gauges)
 
-    # --- following the channels
+    def metrics_text(self) -> str:
+        """Prometheus text of this process."""
+        return text(self.families())
 
-    def _heard(self, targets: Mapping[str, Target | None], problem: str | None) -> None:
+    async def exposition(self, *, openmetrics: bool) -> str:
+        """What a scrape gets: where several replicas share a socket, the sums of all."""
+        families = self.families() if self.siblings is None else await self.siblings.whole(self.families)
+        return text(families, openmetrics=openmetrics)
+
+    # --- following
+
+    def _heard(self, view: View | None, problem: str | None) -> None:
         """From the follower's thread."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(self._want, targets, problem)
+            self._loop.call_soon_threadsafe(self._follow, view, problem)
 
-    def _want(self, targets: Mapping[str, Target | None], problem: str | None) -> None:
+    def _follow(self, view: View | None, problem: str | None) -> None:
         if problem is not None and self._ledger_problem is None:
             log.warning("the ledger cannot be read; %s goes on with what it has: %s", self.service, problem)
         self._ledger_problem = problem
-        for name, target in targets.items():
-            channel = self._channels[name]
-            if target != channel.wanted:
-                channel.wanted = target
-                self._failures.clear()  # somebody moved a channel: what failed before is tried again
-            if target is not None and not self.draining:
-                self._reconcile(channel, target)
+        if view is None:
+            return
+        self._obey(view.logging)  # before there is a release that could answer
+        moved = self._router.heard(view.live)
+        if not self.draining:
+            self._holder.want(view.targets, view.releases)
+        if moved:
+            self._shadows.keep(() if view.live is None else view.live.split.mirrors)
+            self._changed()
 
-    def _reconcile(self, channel: _Channel, target: Target) -> None:
-        if channel.current is not None and channel.current.address == target.address:
+    def _obey(self, policy: LoggingPolicy) -> None:
+        """Write down what the policy says from now on. Without its key nothing is hashed, and what cannot be hidden is not logged."""
+        recorder, exposer = self._recorder, self._exposer
+        if policy == recorder.policy and (recorder.key or not needs_key(policy)):
             return
-        warm = next((loaded for loaded in self._held() if loaded.address == target.address), None)
-        if warm is not None:
-            self._switch(channel, warm)
-            return
-        failure = self._failures.get(target.address)
-        if target.address in self._loads or (failure is not None and time.monotonic() < failure.retry_at_s):
-            return
-        self._loads[target.address] = asyncio.get_running_loop().create_task(self._load(target))
+        if needs_key(policy) and not recorder.key:
+            try:
+                recorder.key = exposer.key = logging_key(self._store.settings.home)
+            except (AndonError, OSError):  # tried again with the next look at the ledger
+                if policy != recorder.policy:
+                    log.exception("%s cannot read the key of its hashes: what it is to hash is not logged", self.service)
+        recorder.policy = exposer.policy = policy
+        self._tracer.share = policy.trace
 
-    async def _load(self, target: Target) -> None:
-        try:
-            loaded = await self._loader.load(target)
-        except Exception as error:  # noqa: BLE001  # whatever a release does while loading, the one that runs goes on
-            self._loading_failed(target, error)
-            return
-        finally:
-            del self._loads[target.address]
-        self._failures.pop(target.address, None)
-        loaded.batcher = Batcher(loaded.runner, loaded.merge, lambda batch, inputs, outputs: self._finish(loaded, batch, inputs, outputs))
-        waiting = [channel for channel in self._channels.values() if channel.wanted == target]
-        for channel in waiting:
-            self._switch(channel, loaded)
-        if not waiting:  # the channel has moved on meanwhile
-            await loaded.runner.close()
+    def _attach(self, loaded: Loaded) -> None:
+        """A release has been loaded: give it its queue."""
 
-    def _loading_failed(self, target: Target, error: Exception) -> None:
-        attempts = self._failures[target.address].attempts + 1 if target.address in self._failures else 1
-        delay = RETRY_DELAYS_S[min(attempts, len(RETRY_DELAYS_S)) - 1]
-        self._failures[target.address] = _Failure(
-            reason=f"{target.address} could not be loaded: {getattr(error, 'message', error)}",
-            detail=f"{target.address} could not be loaded: {error}",
-            attempts=attempts,
-            retry_at_s=time.monotonic() + delay,
-        )
-        self.metrics.load_failures += 1
-        log.error("%s could not be loaded (attempt %d): %s", target.address, attempts, error)
+        def finish(batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
+            self.metrics.batches[loaded.address].seen(sum([work.n for work in batch]))
+            self._scatterer.scatter(loaded, batch, inputs, outputs)
+
+        loaded.batcher = Batcher(loaded.runner, loaded.merge, finish, options=loaded.options, cost=loaded.cost)
+
+    def _changed(self) -> None:
+        """What is held, or what the split wants of it, is another: whether it fits together is known before the first request."""
+        self._adaptations = {}
+        production = self._holder.channels[PRODUCTION].current if PRODUCTION in self._holder.channels else None
+        if production is not None:
+            for address in self._holder.extras:
+                if (loaded := self._holder.loaded.get(address)) is not None:
+                    self._adaptation(production, loaded)
         self._follower.wake()
 
-    def _switch(self, channel: _Channel, loaded: Loaded) -> None:
-        before = set(self._held())
-        if channel.current is not None:
-            channel.previous = channel.current
-        channel.current = loaded
-        self.metrics.swaps += 1
-        log.info("%s now answers with %s", self.service, loaded.address)
-        for left in before - set(self._held()):
-            task = asyncio.get_running_loop().create_task(self._retire(left))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-        self._follower.wake()
+    def _revision(self) -> int:
+        live = self._router.live
+        return 0 if live is None else live.revision
 
-    async def _retire(self, loaded: Loaded) -> None:
-        while loaded.in_flight:
-            loaded.idle.clear()
-            await loaded.idle.wait()
-        await loaded.runner.close()
-
-    def _held(self) -> list[Loaded]:
-        held = [loaded for channel in self._channels.values() for loaded in (channel.current, channel.previous) if loaded is not None]
-        return list(dict.fromkeys(held))
+    def _failing(self) -> dict[str, str]:
+        found = self._holder.failing()
+        live = self._router.live
+        if live is not None:
+            for address in releases_of(live.split):
+                if address not in self._holder.extras and address not in found:
+                    found[address] = f"there is no {address}"
+        for (_, target), made in list(self._adaptations.items()):
+            if isinstance(made, str) and target in self._holder.extras:
+                found[target] = made
+        return found
 
     def _state(self) -> State:
-        first = next(iter(self._channels.values())).current
-        notes = [failure.detail for failure in list(self._failures.values())]
+        """What the replica's row says. Called on the follower's thread."""
+        holder, gauge = self._holder, self._gauge
+        gauge.look()
+        first = next(iter(holder.channels.values())).current
+        failing, fallback = self._failing(), self._router.fallback
+        notes = [failure.detail for failure in list(holder.failures.values())]
+        notes += [reason for address, reason in failing.items() if address not in holder.failures]
         if self._recorder.problem is not None:
             notes.append(f"the prediction log cannot be written: {self._recorder.problem}")
+        if self._exposer.problem is not None:
+            notes.append(f"the exposure log cannot be written: {self._exposer.problem}")
+        if fallback:
+            notes.append("nobody has renewed the split for 30 s: production answers everything until somebody does")
+        if gauge.full:
+            notes.append(f"this replica uses {gauge.rss_mb:g} MB, more than it may: requests are refused while others are under way")
+        held = list(holder.loaded.values())
+        load = Load(
+            holds=tuple(sorted(loaded.address for loaded in held if loaded.address not in failing)),
+            failing=failing,
+            split_revision=self._revision(),
+            fallback=fallback,
+            queued_rows=sum(loaded.batcher.queued_rows for loaded in held),
+            queued_s=round(sum(loaded.batcher.backlog_s() for loaded in held), 4),
+            in_flight=sum(loaded.in_flight for loaded in held),
+            rows_s=gauge.rows_s,
+            rss_mb=gauge.rss_mb,
+        )
         status: Status = "draining" if self.draining else "starting" if first is None else "ready"
-        return State(url=self._url, status=status, release=first.address if first else None, note="\n".join(notes))
+        return State(url=self._url, status=status, release=first.address if first else None, note="\n".join(notes), load=load)
 
-    def _why_empty(self, name: str, channel: _Channel) -> str:
-        if self._failures:
-            return next(iter(self._failures.values())).reason
-        if self._ledger_problem is not None and channel.wanted is None:
+    def _why_empty(self, name: str, channel: Channel) -> str:
+        wanted = channel.wanted
+        if wanted is not None and wanted.address in self._holder.failures:
+            return self._holder.failures[wanted.address].reason
+        if self._ledger_problem is not None and wanted is None:
             return f"the ledger cannot be read: {self._ledger_problem}"
-        if channel.wanted is None:
+        if wanted is None:
             return f"service:{self.service}@{name} points to no release yet"
-        return f"{channel.wanted.address} is being loaded"
-
-    # --- answers
-
-    def _finish(self, loaded: Loaded, batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
-        try:
-            lists = output_lists(outputs, loaded.signature)
-        except AndonError:
-            if len(batch) == 1:
-                raise
-            self._finish_apart(loaded, batch, inputs, outputs)
-            return
-        if len(self._channels) > 1 and len({work.channel for work in batch}) > 1:
-            self._finish_apart(loaded, batch, inputs, outputs)  # a log entry is of one channel
-            return
-        self._recorder.record(loaded, batch, inputs, {name: outputs[name] for name in lists})
-        if len(batch) == 1 and not batch[0].raw:
-            if not batch[0].future.done():
-                batch[0].future.set_result(lists)
-            return
-        at = 0
-        for work in batch:
-            if not work.future.done():
-                given = {name: outputs[name] for name in lists} if work.raw else lists
-                work.future.set_result({name: values[at : at + work.n] for name, values in given.items()})
-            at += work.n
-
-    def _finish_apart(self, loaded: Loaded, batch: Sequence[Work], inputs: Columns, outputs: Columns) -> None:
-        """Each request of a batch with its own outcome and its own entry in the log."""
-        at = 0
-        for work in batch:
-            part = slice(at, at + work.n)
-            at += work.n
-            try:
-                self._finish(loaded, [work], {k: v[part] for k, v in inputs.items()}, {k: v[part] for k, v in outputs.items()})
-            except AndonError as error:
-                if not work.future.done():
-                    work.future.set_exception(error)
+        return f"{wanted.address} is being loaded"

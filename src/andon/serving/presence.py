@@ -12,7 +12,28 @@ from sqlalchemy import Connection, insert, update
 from andon.store import Store
 from andon.store.schema import replicas
 
-Status = Literal["starting", "ready", "draining", "gone"]
+Status = Literal["starting", "ready", "draining", "asleep", "gone"]
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica holds and how much work it has: the JSON of the column ``load``."""
+
+    holds: tuple[str, ...] = ()
+    """The releases that are loaded here and well."""
+    failing: dict[str, str] = {}
+    """Releases that should be here and cannot answer, with the reason."""
+    split_revision: int = 0
+    """Which split this replica follows; 0 when there is none."""
+    fallback: bool = False
+    """Whether the split's lease has run out here, and production answers everything."""
+    queued_rows: int = 0
+    queued_s: float = 0.0
+    """Predicted seconds until what waits and what runs is done."""
+    in_flight: int = 0
+    """Requests that are not answered yet."""
+    rows_s: float = 0.0
+    """Rows answered a second, since the last heartbeat."""
+    rss_mb: float = 0.0
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +43,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "starting"
     release: str | None = None
     note: str = ""
+    load: Load = Load()
+
+    def urgent(self) -> tuple[object, ...]:
+        """What is written as soon as it changes; the rest goes with the heartbeat."""
+        load = self.load
+        return self.url, self.status, self.release, self.note, load.holds, load.failing, load.split_revision, load.fallback
 
 
 class Presence:
@@ -45,6 +72,7 @@ class Presence:
             self.error = None if problem is None else str(problem)
         now_us = self._store.clock.now_us()
         values = {"url": state.url, "release": state.release, "status": state.status, "note": state.note[:4000], "seen_us": now_us}
+        values["load"] = msgspec.json.encode(state.load).decode()
 
         def work(connection: Connection) -> None:
             done = connection.execute(update(replicas).where(replicas.c.id == self.id).values(**values))

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from andon.core.digests import digest_json
-from andon.core.errors import ModelFailed
+from andon.core.errors import Incompatible, ModelFailed
 from andon.models.records import ModelManifest
 from andon.releases.records import ReleaseManifest
 from andon.serving.loading import Loaded, Loader
-from andon.serving.source import StoreSource, Target
+from andon.serving.source import StoreSource, Target, View
 from andon.store import Store
 
 if TYPE_CHECKING:
@@ -47,16 +47,24 @@ class Replayer:
     def __call__(self, manifest: ReleaseManifest, columns: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         """Predictions, float64 (n,), of the release's first output for request columns of length n.
 
-        Raises ``BuildFailed``, ``LoadFailed``, ``ModelFailed`` or ``InvalidInput``.
+        Raises ``BuildFailed``, ``LoadFailed``, ``ModelFailed``, ``InvalidInput``, or ``Incompatible`` when that output is a tensor.
         """
         import numpy as np
 
         n = len(next(iter(columns.values()))) if columns else 0
         if n == 0:
             return np.empty(0)
+        first = manifest.signature.outputs[0]
+        if first.shape:
+            raise Incompatible(
+                "a gate judges the release's first output, which is one number for each row",
+                output=first.name,
+                shape=str(list(first.shape)),
+                next_step="make a number the first output, or release it without evaluation examples, under a waiver",
+            )
         with self._lock:
             outputs = self._wait(self._run(manifest, columns, n))
-        name = manifest.signature.outputs[0].name
+        name = first.name
         if name not in outputs:
             raise ModelFailed(f"the release gave no output {name!r}; it gave {', '.join(outputs)}")
         return np.asarray(outputs[name], dtype=float).reshape(n)
@@ -113,8 +121,8 @@ class _Unregistered:
     def changes(self) -> int:
         return self._registered.changes()
 
-    def target(self, service: str, channel: str) -> Target | None:
-        return self._registered.target(service, channel)
+    def look(self, service: str, channels: Sequence[str]) -> View:
+        return self._registered.look(service, channels)
 
     def release(self, address: str) -> ReleaseManifest:
         return self.manifests[address]

@@ -5,24 +5,27 @@ goes through ``check_rows``, which defines what is accepted and says exactly whi
 together.
 
 Rules: a required field is present and not null; there are no fields but the signature's; ``double`` takes any JSON number, ``long`` whole
-numbers of 64 bits (``3.0`` is one), ``boolean`` true and false, ``string`` text of at most 65,536 characters, ``datetime`` ISO 8601 text or
-whole microseconds since 1970. A boolean is never a number. JSON has no NaN and no infinities, and text such as ``"NaN"`` is not a number.
+numbers of 64 bits (``3.0`` is one), the narrower types what fits them, ``boolean`` true and false, ``string`` text of at most 65,536
+characters, ``datetime`` ISO 8601 text or whole microseconds since 1970. A boolean is never a number. JSON has no NaN and no infinities, and
+text such as ``"NaN"`` is not a number. A column with a shape takes nested lists of that shape; along an axis of any length the rows of one
+request agree.
 
-As columns: ``double`` float64, ``long`` int64, ``boolean`` bool, ``datetime`` datetime64[us], ``string`` object (str or None). Null is NaN,
-NaT or None; a ``long`` or ``boolean`` that is not required is always float64, so that its type does not depend on the rows.
+As columns: ``[n, *shape]``, ``double`` float64, ``long`` int64, ``boolean`` bool, ``datetime`` datetime64[us], ``string`` object (str or
+None), the others as ``NUMPY_DTYPES`` says. Null is NaN, NaT or None; a whole number or ``boolean`` that is not required is always float64,
+so that its type does not depend on the rows.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from andon.core.clocks import to_us
 from andon.core.errors import InvalidInput, ModelFailed, TooLarge
-from andon.models.records import Column, Dtype, Signature
+from andon.models.records import Dtype, Signature
+from andon.serving.values import cast, check_value, column_dtype, fits, json_type, nulls, said_shape, shown, tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,25 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_ROWS = 100_000
-MAX_TEXT_CHARS = 65_536
-_LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
-_FAST_TYPES: dict[Dtype, Any] = {
-    "double": float,
-    "long": Annotated[int, msgspec.Meta(ge=_LONG_MIN, le=_LONG_MAX)],
-    "boolean": bool,
-    "string": Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)],
-    "datetime": str | int,
-}
-_NUMPY: dict[Dtype, str] = {"double": "f8", "long": "i8", "boolean": "?", "string": "O", "datetime": "M8[us]"}
-_SAID: dict[Dtype, str] = {
-    "double": "a number",
-    "long": "a whole number",
-    "boolean": "true or false",
-    "string": "text",
-    "datetime": "ISO 8601 text or whole microseconds since 1970",
-}
-
-
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
@@ -70,8 +54,12 @@ class RowCodec:
         self._columns = signature.inputs
         self._max_rows = max_rows
         self._names = [column.name for column in signature.inputs]
-        self._dtypes = [_column_dtype(column) for column in signature.inputs]
-        self._datetimes = [(at, column) for at, column in enumerate(signature.inputs) if column.dtype == "datetime"]
+        self._dtypes = [column_dtype(column) for column in signature.inputs]
+        self._later = [
+            (at, column) for at, column in enumerate(signature.inputs) if column.shape or column.dtype in ("datetime", "uint64")
+        ]  # what msgspec cannot check or make by itself
+        self._tensors = any(column.shape for column in signature.inputs)
+        self._any_length = [(at, column) for at, column in enumerate(signature.inputs) if -1 in column.shape]
         row = _row_type(signature)
         envelope = msgspec.defstruct(
             "Envelope",
@@ -100,21 +88,29 @@ class RowCodec:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._decode_slowly(body)
         self._check_count(len(rows))
-        if self._datetimes:
-            rows = [self._with_instants(row, at) for at, row in enumerate(rows)]
+        if self._later:
+            rows = [self._finished(row, at) for at, row in enumerate(rows)]
+            self._check_lengths(rows)
         return self._request(rows, request_id, event_time)
 
     def check_rows(self, rows: Any) -> list[tuple[Any, ...]]:
         """Rows as mappings, checked: tuples in the signature's order. Raises ``InvalidInput`` or ``TooLarge``."""
         if not isinstance(rows, list | tuple):
-            raise InvalidInput("`rows` is a list of objects, one for each row", field="rows", got=_shown(rows))
+            raise InvalidInput("`rows` is a list of objects, one for each row", field="rows", got=shown(rows))
         self._check_count(len(rows))
-        return [self._check_row(row, at) for at, row in enumerate(rows)]
+        checked = [self._check_row(row, at) for at, row in enumerate(rows)]
+        self._check_lengths(checked)
+        return checked
 
     def to_columns(self, rows: Sequence[tuple[Any, ...]]) -> Columns:
         """Checked rows as columns."""
         import numpy as np
 
+        if self._tensors:  # whose values are arrays already
+            return {
+                column.name: np.stack(values) if column.shape else np.array(values, dtype=dtype)
+                for column, dtype, values in zip(self._columns, self._dtypes, zip(*rows, strict=True), strict=True)
+            }
         return {
             name: np.array(values, dtype=dtype)
             for name, dtype, values in zip(self._names, self._dtypes, zip(*rows, strict=True), strict=True)
@@ -134,9 +130,9 @@ class RowCodec:
             if column.name not in given:
                 if column.required:
                     raise InvalidInput("this input is required", field=column.name)
-                columns[column.name] = _nulls(dtype, n)
+                columns[column.name] = nulls(dtype, n)
             else:
-                columns[column.name] = _cast(given[column.name], column, dtype, n)
+                columns[column.name] = cast(given[column.name], column, dtype, n)
         return columns
 
     def _decode_slowly(self, body: bytes | bytearray) -> Request:
@@ -150,7 +146,7 @@ class RowCodec:
         elif isinstance(value, dict):
             value = [value]
         if not isinstance(value, list):
-            raise InvalidInput('the body is {"rows": [{…}]}, a list of rows, or one row', field="body", got=_shown(value))
+            raise InvalidInput('the body is {"rows": [{…}]}, a list of rows, or one row', field="body", got=shown(value))
         return self._request(self.check_rows(value), request_id, event_time)
 
     def _request(self, rows: list[tuple[Any, ...]], request_id: Any, event_time: Any) -> Request:
@@ -166,8 +162,8 @@ class RowCodec:
 
     def _check_row(self, row: Any, at: int) -> tuple[Any, ...]:
         if not isinstance(row, Mapping):
-            raise InvalidInput("a row is an object of field -> value", field=f"rows[{at}]", row=at, got=_shown(row))
-        values = tuple(_check_value(row.get(column.name), column, at, column.name in row) for column in self._columns)
+            raise InvalidInput("a row is an object of field -> value", field=f"rows[{at}]", row=at, got=shown(row))
+        values = tuple(check_value(row.get(column.name), column, at, column.name in row) for column in self._columns)
         if len(row) > len(self._columns) or any(name not in self._names for name in row):
             extra = next(str(name) for name in row if name not in self._names)
             raise InvalidInput(
@@ -175,72 +171,37 @@ class RowCodec:
             )
         return values
 
-    def _with_instants(self, row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
+    def _finished(self, row: tuple[Any, ...], at: int) -> tuple[Any, ...]:
         values = list(row)
-        for position, column in self._datetimes:
-            values[position] = _check_value(values[position], column, at, present=True)
+        for position, column in self._later:
+            given = values[position]
+            values[position] = tensor(given, column, at, typed=True) if column.shape else check_value(given, column, at, present=True)
         return tuple(values)
+
+    def _check_lengths(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows that are answered as one array have one shape."""
+        for position, column in self._any_length:
+            first = rows[0][position].shape
+            for at, row in enumerate(rows):
+                if row[position].shape != first:
+                    raise InvalidInput(
+                        "the rows of one request have equal shapes",
+                        field=f"rows[{at}].{column.name}",
+                        row=at,
+                        first=said_shape(first),
+                        got=said_shape(row[position].shape),
+                        next_step="send rows of other lengths in requests of their own",
+                    )
 
 
 def _row_type(signature: Signature) -> type:
     """A struct whose attributes are ``c0``, ``c1``, …: column names need not be Python names."""
     fields: list[Any] = []
     for at, column in enumerate(signature.inputs):
-        kind = _FAST_TYPES[column.dtype]
+        kind = json_type(column.dtype, column.shape)
         fields.append((f"c{at}", kind) if column.required else (f"c{at}", kind | None, None))
     rename = {f"c{at}": column.name for at, column in enumerate(signature.inputs)}
     return msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, kw_only=True, gc=False)
-
-
-def _column_dtype(column: Column) -> str:
-    if not column.required and column.dtype in ("long", "boolean"):
-        return "f8"
-    return _NUMPY[column.dtype]
-
-
-def _check_value(value: Any, column: Column, row: int, present: bool) -> Any:
-    if value is None:
-        if column.required:
-            why = "this field is required and is null" if present else "this field is required"
-            raise InvalidInput(why, field=f"rows[{row}].{column.name}", row=row)
-        return None
-    kind, dtype = type(value), column.dtype
-    if dtype == "double":
-        if kind is float and math.isfinite(value):
-            return value
-        if kind is int:
-            try:
-                return float(value)
-            except OverflowError:
-                raise _wrong(value, column, row, "this number is too large") from None
-    elif dtype == "long":
-        if kind is float and value.is_integer():
-            value = int(value)
-            kind = int
-        if kind is int:
-            if _LONG_MIN <= value <= _LONG_MAX:
-                return value
-            raise _wrong(value, column, row, "a long has 64 bits")
-    elif dtype == "boolean":
-        if kind is bool:
-            return value
-    elif dtype == "string":
-        if kind is str:
-            if len(value) <= MAX_TEXT_CHARS:
-                return value
-            raise _wrong(value, column, row, f"text has at most {MAX_TEXT_CHARS} characters")
-    elif kind is str or kind is int:
-        return to_us(value, field=f"rows[{row}].{column.name}")
-    raise _wrong(value, column, row, f"this field takes {_SAID[dtype]}")
-
-
-def _wrong(value: Any, column: Column, row: int, why: str) -> InvalidInput:
-    return InvalidInput(why, field=f"rows[{row}].{column.name}", row=row, takes=column.dtype, got=_shown(value))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else f"{type(value).__name__} of {len(value)}"
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def parse_json(body: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T:
@@ -258,7 +219,7 @@ def parse_json(body: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T:
 def check_request_id(value: Any) -> str:
     """A request id: 1 to 200 printable ASCII characters without spaces, since it goes into a header. Raises ``InvalidInput``."""
     if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isascii() or not value.isprintable() or " " in value:
-        raise InvalidInput("a request id is 1 to 200 printable ASCII characters without spaces", field="request_id", got=_shown(value))
+        raise InvalidInput("a request id is 1 to 200 printable ASCII characters without spaces", field="request_id", got=shown(value))
     return value
 
 
@@ -271,41 +232,10 @@ def event_times(value: Any, n: int) -> list[int]:
     return [to_us(item, field=f"event_time[{at}]") for at, item in enumerate(value)]
 
 
-def _nulls(dtype: str, n: int) -> Any:
-    import numpy as np
-
-    if dtype == "O":
-        return np.full(n, None, dtype=object)
-    return np.full(n, np.nan if dtype == "f8" else "NaT", dtype=dtype)
-
-
-def _cast(values: Any, column: Column, dtype: str, n: int) -> Any:
-    import numpy as np
-
-    array = np.asarray(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.shape != (n,):
-        raise InvalidInput(f"an input has one value for each of {n} rows", field=column.name, got=str(list(array.shape)))
-    kind = array.dtype.kind
-    takes = {"double": "fiu", "long": "iu", "boolean": "b", "string": "OU", "datetime": "Mi"}[column.dtype]
-    if column.dtype == "long" and kind == "f" and bool((array == np.floor(array)).all()) and bool((np.abs(array) < 2.0**63).all()):
-        kind = "i"
-    if kind not in takes:
-        raise InvalidInput(f"this input takes {_SAID[column.dtype]}", field=column.name, got=str(array.dtype))
-    if array.dtype.kind == "f":
-        fine = np.isfinite(array) if column.required else ~np.isinf(array)
-        if not bool(fine.all()):
-            raise InvalidInput("NaN and infinities are not values", field=column.name, row=int(np.argmin(fine)))
-    if array.dtype.kind == "u" and array.size and int(array.max()) > _LONG_MAX and column.dtype == "long":
-        raise InvalidInput("a long has 64 bits", field=column.name)
-    return array.astype(dtype)
-
-
 def output_lists(outputs: Mapping[str, Any], signature: Signature) -> dict[str, list[Any]]:
     """Output columns as lists of JSON values, in the signature's order.
 
-    Raises ``ModelFailed`` naming an output that is missing, NaN or infinite: those are failures of the model, not answers.
+    Raises ``ModelFailed`` naming an output that is missing, of another type, NaN or infinite: those are failures of the model, no answers.
     """
     import numpy as np
 
@@ -314,6 +244,12 @@ def output_lists(outputs: Mapping[str, Any], signature: Signature) -> dict[str, 
         values = outputs.get(column.name)
         if values is None:
             raise ModelFailed("the release did not give this output", field=column.name, gave=", ".join(outputs))
+        if column.shape and not fits(values.shape[1:], column.shape):
+            raise ModelFailed(
+                f"this output has the shape {said_shape(column.shape)} a row", field=column.name, gave=said_shape(values.shape[1:])
+            )
+        if not _is_of(values, column.dtype):
+            raise ModelFailed("the release answered with values of another type", field=column.name, type=column.dtype, gave=_gave(values))
         if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
             row = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
             raise ModelFailed("the release answered with NaN or an infinity", field=column.name, row=row)
@@ -321,3 +257,15 @@ def output_lists(outputs: Mapping[str, Any], signature: Signature) -> dict[str, 
             values = values.astype("M8[us]").astype("i8")
         lists[column.name] = values.tolist()
     return lists
+
+
+def _is_of(values: Any, dtype: Dtype) -> bool:
+    """Whether an output's values can be of a type: numbers of any width for numbers, text for text."""
+    kind = values.dtype.kind
+    if kind not in {"string": "OU", "datetime": "Mi", "boolean": "biu"}.get(dtype, "fiub"):
+        return False
+    return kind != "O" or all(value is None or isinstance(value, str) for value in values.reshape(-1))
+
+
+def _gave(values: Any) -> str:
+    return str(values.dtype) if values.dtype.kind != "O" else ", ".join(sorted({type(value).__name__ for value in values.reshape(-1)}))

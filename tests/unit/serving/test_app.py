@@ -8,15 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import numpy as np
-import pytest
 
 from andon.api.serving_app import ServingApp
-from andon.core.errors import InvalidInput
-from andon.models import Column, Signature
 from andon.serving.front import Front
-from andon.serving.validation import RowCodec
-from andon.wire import openinference as oip
 from tests.unit.serving.clients import Reply
 from tests.unit.serving.line import Line
 
@@ -151,7 +145,7 @@ def test_health_metrics_and_draining(line: Line) -> None:
         await ask("POST", "/predict", [ROW])
         text = (await ask("GET", "/metrics")).body.decode()
         assert f'andon_requests_total{{service="bikes",release="{release}",code="ok"}} 1' in text
-        assert 'andon_request_duration_seconds_bucket{service="bikes",le="+Inf"} 1' in text
+        assert f'andon_request_duration_seconds_bucket{{service="bikes",release="{release}",le="+Inf"}} 1' in text
         assert 'andon_ready{service="bikes"} 1' in text
         front.draining = True
         assert (await ask("GET", "/health")).status == 503
@@ -193,75 +187,6 @@ def test_open_inference_protocol(line: Line) -> None:
             assert reply.status == 404
             assert set(reply.json) == {"error"}
             assert said in reply.json["error"]
-        refused = await ask("POST", "/v2/models/bikes/infer", b"x", inference_header_content_length="1")
-        assert (refused.status, "binary" in refused.json["error"]) == (400, True)
         assert (await ask("GET", "/v2/models/bikes/infer")).status == 405
 
     with_app(line, use)
-
-
-SIGNATURE = Signature(
-    (
-        Column("a", "double"),
-        Column("b", "long", required=False),
-        Column("c", "boolean", required=False),
-        Column("t", "string", required=False),
-    ),
-    (Column("y", "double"), Column("v", "double")),
-)
-
-
-def tensor(name: str, datatype: str, data: Any, shape: list[int] | None = None) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data}
-
-
-@pytest.mark.parametrize(
-    ("inputs", "said"),
-    [
-        ([], "each input is sent once"),
-        ([tensor("a", "FP64", [1.0]), tensor("a", "FP64", [1.0])], "each input is sent once"),
-        ([tensor("a", "FP65", [1.0])], "no such datatype"),
-        ([tensor("a", "FP64", [1.0], [2])], "does not hold 1 values"),
-        ([tensor("a", "FP64", [1.0], [-1])], "shape"),
-        ([tensor("a", "FP64", [1.0], [1, 1, 1])], "shape"),
-        ([tensor("a", "FP64", [True])], "not FP64"),
-        ([tensor("a", "FP64", ["1"])], "not FP64"),
-        ([tensor("a", "FP64", [None])], "NaN"),
-        ([tensor("a", "INT8", [300])], "out of the range"),
-        ([tensor("a", "FP64", 1.0, [1])], "list of values"),
-        ([tensor("a", "FP64", [[1.0], 2.0], [2])], "flat, or a list of rows"),
-        ([tensor("z", "FP64", [1.0])], "no such input"),
-        ([tensor("b", "INT64", [1])], "required"),
-        ([tensor("a", "FP64", [1.0]), tensor("b", "INT64", [1, 2])], "one value for each"),
-        ([{"name": "a", "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": 8}}], "binary tensor extension"),
-        ([tensor("all", "FP64", [[1.0, 2.0, 3.0, 4.0]], [1, 4])], "send one tensor for each column"),
-    ],
-)
-def test_bad_tensors_are_named(inputs: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
-        oip.parse_infer(json.dumps({"inputs": inputs}).encode(), RowCodec(SIGNATURE))
-
-
-def test_tensors_of_every_kind() -> None:
-    body = {
-        "inputs": [
-            tensor("a", "FP32", [1, 2.5]),
-            tensor("b", "UINT8", [1, 2]),
-            tensor("c", "BOOL", [True, False]),
-            tensor("t", "BYTES", ["x", None]),
-        ],
-        "outputs": [{"name": "v"}],
-        "id": "r",
-    }
-    infer = oip.parse_infer(json.dumps(body).encode(), RowCodec(SIGNATURE))
-    assert (infer.n, infer.id, infer.outputs) == (2, "r", ("v",))
-    assert {name: values.tolist() for name, values in infer.columns.items()} == {
-        "a": [1.0, 2.5],
-        "b": [1.0, 2.0],
-        "c": [1.0, 0.0],
-        "t": ["x", None],
-    } or infer.columns["c"].dtype == np.float64
-    answer = oip.infer_response("m", "1", "r", {"y": [1.0, 2.0], "v": [[1.0, 2.0], [3.0, 4.0]]}, SIGNATURE, infer, {})
-    assert answer["outputs"] == [{"name": "v", "datatype": "FP64", "shape": [2, 2], "data": [1.0, 2.0, 3.0, 4.0]}]
-    with pytest.raises(InvalidInput, match="no such output"):
-        oip.parse_infer(json.dumps(body | {"outputs": [{"name": "z"}]}).encode(), RowCodec(SIGNATURE))

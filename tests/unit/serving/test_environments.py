@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from andon.core.digests import digest_json
 from andon.core.errors import BuildFailed
 from andon.serving import environments
-from andon.serving.environments import build, current_lock, parse_pins, tail
+from andon.serving.environments import Swept, build, collect, current_lock, in_use, parse_pins, tail
 from tests.unit.serving.line import Line, small_lock
 
 SAY = "import tinydep, numpy, sys; print(tinydep.N, numpy.__version__, sys.prefix)"
@@ -132,3 +133,88 @@ def test_pins_and_tails() -> None:
     assert tail("a\n" * 3) == "a\na\na"
     assert len(tail("line\n" * 1000)) <= 1_501
     assert os.linesep not in tail("x")
+
+
+def test_a_builder_that_is_killed_leaves_nothing_that_is_used(line: Line, lock: environments.EnvironmentLock, tmp_path: Path) -> None:
+    """Killed in the middle of pip: the next builder starts from nothing, at once."""
+    import signal
+    import time
+
+    root = tmp_path / "envs"
+    builder = f"""
+import msgspec, sys, time
+from pathlib import Path
+from andon.serving import environments
+from andon.store import open_store
+from andon.tracking.records import EnvironmentLock
+def hang(*_):
+    print("in the middle", flush=True)
+    time.sleep(60)
+environments._pip = hang
+lock = msgspec.json.decode({msgspec.json.encode(lock)!r}, type=EnvironmentLock)
+with open_store({str(line.store.settings.home)!r}) as store:
+    environments.build(lock, Path({str(root)!r}), store.blobs)
+"""
+    process = subprocess.Popen([sys.executable, "-c", builder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "in the middle"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    started = time.monotonic()
+    assert say(build(lock, root, line.store.blobs)).split()[0] == "1"
+    assert time.monotonic() - started < 20
+
+
+def test_a_build_that_fails_is_tried_from_nothing_again(
+    line: Line, lock: environments.EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "_pip", lambda *_: (_ for _ in ()).throw(BuildFailed("no index today")))
+    with pytest.raises(BuildFailed, match="no index today"):
+        build(lock, tmp_path / "envs", line.store.blobs)
+    assert not list((tmp_path / "envs").glob("*/andon-complete.json"))
+    monkeypatch.undo()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert say(build(lock, tmp_path / "envs", line.store.blobs)).split()[0] == "1"
+
+
+def test_environments_and_files_that_nobody_needs_are_removed(line: Line, lock: environments.EnvironmentLock, tmp_path: Path) -> None:
+    import time
+
+    root = tmp_path / "envs"
+    python = build(lock, root, line.store.blobs)
+    folder = python.parents[1]
+    tree = root / "trees" / ("a" * 64)
+    tree.mkdir(parents=True)
+    (tree / "model.onnx").write_bytes(b"x" * 1000)
+    later = time.time() + 100
+    assert collect(root, [], older_than_s=200, now_s=later) == Swept()  # asked for lately
+    assert collect(root, [digest_json(lock), "b3:" + "a" * 64], older_than_s=10, now_s=later) == Swept()  # needed
+    with in_use([str(folder), str(tree)]):
+        assert collect(root, [], older_than_s=10, now_s=later) == Swept()  # in use
+    with environments._only_builder(root / f"{folder.name}.lock"):
+        assert collect(root, [], older_than_s=10, now_s=later, dry_run=True).environments == ()  # being built
+    would = collect(root, [], older_than_s=10, now_s=later, dry_run=True)
+    assert (would.environments, would.trees) == ((folder.name,), (tree.name,))
+    assert would.size_bytes > 1000
+    assert folder.is_dir()
+    assert collect(root, [], older_than_s=10, now_s=later) == would
+    assert not folder.exists()
+    assert not tree.exists()
+    assert say(build(lock, root, line.store.blobs)).split()[0] == "1"  # it is built again when somebody asks
+
+
+def test_upkeep_keeps_what_the_channels_point_to(line: Line, lock: environments.EnvironmentLock) -> None:
+    from andon.operations.upkeep import sweep_environments
+
+    store = line.store
+    root = store.settings.path(store.settings.environments)
+    served, left = line.python(environment=lock), line.onnx(environment=small_lock())
+    line.point(served)
+    kept, gone = build(lock, root, store.blobs).parents[1], build(small_lock(), root, store.blobs).parents[1]
+    assert left != served
+    for folder in (kept, gone):
+        os.utime(root / f"{folder.name}.lock", (1, 1))
+    swept = sweep_environments(store, older_than="1h")
+    assert swept.environments == (gone.name,)
+    assert kept.is_dir()
+    assert not gone.exists()

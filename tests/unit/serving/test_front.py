@@ -19,7 +19,7 @@ from andon.serving import loading
 from andon.serving.environments import current_lock
 from andon.serving.front import Choice, Front
 from andon.serving.loading import runs_in_front
-from andon.serving.source import StoreSource, Target
+from andon.serving.source import StoreSource
 from andon.store import Store
 from tests.unit.serving.line import ECHO, Line, small_lock
 
@@ -39,9 +39,6 @@ class Source(StoreSource):
         if self.down:
             raise ConnectionError("the ledger is gone")
         return super().changes()
-
-    def target(self, service: str, channel: str) -> Target | None:
-        return super().target(service, channel)
 
     def release(self, address: str) -> Any:
         self.loads.append(address)
@@ -92,7 +89,7 @@ def test_it_follows_its_channel_and_goes_back_at_once(line: Line) -> None:
         kept = front.loaded().runner
         line.point(third)
         await until(lambda: answering(front) == third)
-        assert [loaded.address for loaded in front._held()] == [third, first]  # the newest good one stays warm, older ones are closed
+        assert [loaded.address for loaded in front.held()] == [third, first]  # the newest good one stays warm, older ones are closed
         line.point(first)
         await until(lambda: answering(front) == first)
         assert front.loaded().runner is kept
@@ -116,7 +113,7 @@ def test_a_release_that_is_left_answers_what_it_took(line: Line) -> None:
         for other in others:
             line.point(other)
             await until(lambda other=other: answering(front) == other)
-        assert left not in front._held()
+        assert left not in front.held()
         assert (await stuck).release == first
         await until(lambda: not left.runner.healthy)  # and then it is closed
 
@@ -138,7 +135,7 @@ def test_going_back_does_not_wait_for_a_load_that_takes_long(line: Line) -> None
         started = time.monotonic()
         await until(lambda: answering(front) == first)
         assert time.monotonic() - started < 0.4
-        await until(lambda: not front._loads)
+        await until(lambda: not front._holder.loads)
         assert answering(front) == first  # what was loaded meanwhile is not wanted any more
 
     with_front(line, use)
@@ -232,15 +229,15 @@ def test_a_ledger_that_cannot_be_written_only_makes_the_row_old(line: Line, monk
 
 def test_a_log_that_refuses_costs_no_answer(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     line.point(line.onnx())
-    append = line.store.tables.append
 
     async def use(front: Front, source: Source) -> None:
         assert await front.wait_ready(10)
-        monkeypatch.setattr(line.store.tables, "append", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        assert (await front.predict([ROW, ROW])).outputs == {"y": [3.0, 3.0]}
-        assert front.metrics.log_dropped_rows == 2
-        assert "No space left" in front._state().note
-        monkeypatch.setattr(line.store.tables, "append", append)
+        with monkeypatch.context() as broken:
+            for way in ("append", "append_rows"):
+                broken.setattr(line.store.tables, way, lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            assert (await front.predict([ROW, ROW])).outputs == {"y": [3.0, 3.0]}
+            assert front.metrics.log_dropped_rows == 2
+            assert "No space left" in front._state().note
         await front.predict([ROW])
         assert front._state().note == ""
         assert 'andon_prediction_log_dropped_rows_total{service="bikes"} 2' in front.metrics_text()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from andon.core.errors import InvalidInput, ModelFailed, TooLarge
 from andon.models import Column, Signature
-from andon.serving.validation import MAX_TEXT_CHARS, RowCodec, event_times, output_lists
+from andon.serving.validation import RowCodec, event_times, output_lists
+from andon.serving.values import MAX_TEXT_CHARS
 
 SIGNATURE = Signature(
     (
