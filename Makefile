@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 WORKERS ?= 2
-SMOKE_LIMIT_S ?= 60
+SMOKE_LIMIT_S ?= 25
 
 BIN := .venv/bin
 # A stamp is named after what it stands for, so a changed lock file (not merely a newer one) installs again.

@@ -2,6 +2,7 @@
 
 A replica answers closed-loop clients without pause while ``service:bench@production`` moves back and forth between two warm releases. The
 time runs from ``move_alias`` returning (the commit is durable) to the arrival, at a client, of the last answer that names the release left.
+``rollouts_live.py`` does the same with rollouts, upgrades and more replicas.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _load import Load, post, quantile
 from _report import report
-from serving_floor import SERVE, first_answer_s, start
+from serving_floor import first_answer_s, start
 
-FLIPS = int(os.environ.get("BENCH_FLIPS", "50"))
+FLIPS = int(os.environ.get("BENCH_FLIPS", "4" if os.environ.get("ANDON_BENCH_SMOKE") else "50"))
 CONNECTIONS = 16
 
 
@@ -105,7 +106,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="andon-bench-") as scratch:
             home = Path(scratch)
             good, bad = releases(home, kind)
-            process, port, started = start(SERVE, str(home))
+            process, port, started = start("-m", "andon", "serve", "bench", "--home", str(home), "--port", "0")
             try:
                 first_answer_s(port, post("/predict", b'{"rows":[{"x":1,"k":1}]}'), started)
                 found, load, watched = uvloop.run(flips(home, port, good, bad))

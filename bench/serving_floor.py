@@ -58,15 +58,12 @@ print("floor on http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
 config = uvicorn.Config(app, http="httptools", loop="uvloop", access_log=False, log_config=None, lifespan="off", proxy_headers=False)
 uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 """
-SERVE = "import sys; from andon.api.serving_server import serve; from andon.core.settings import load; serve(load(sys.argv[1]), 'bench')"
 
 
 def start(*arguments: str) -> tuple[subprocess.Popen[str], int, float]:
     """A server, its port, and the seconds until it answered its first request."""
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert process.stdout is not None
     port = int(process.stdout.readline().rpartition(":")[2])
     return process, port, started
@@ -142,7 +139,8 @@ def main() -> None:
         model = make_release(home)
         request = post("/predict", json.dumps({"rows": [row()]}).encode())
         servers = {}
-        for name, arguments in (("floor", (FLOOR, str(model))), ("andon serve", (SERVE, str(home)))):
+        own = ("-m", "andon", "serve", "bench", "--home", str(home), "--port", "0")
+        for name, arguments in (("floor", ("-c", FLOOR, str(model))), ("andon serve", own)):
             process, port, started = start(*arguments)
             servers[name] = (process, port, first_answer_s(port, request, started))
         table: list[list[object]] = []

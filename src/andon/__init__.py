@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from andon.core.errors import AndonError
     from andon.core.verdicts import Verdict
     from andon.models import Column, Signature
+    from andon.operations.composing import cascade, ensemble
     from andon.operations.data import dataset, load_model, register_dataset
     from andon.operations.labelling import labels
     from andon.operations.looking import diff, history, lineage, resolve, show
     from andon.operations.moving import alias, deploy, rollback, waive
     from andon.operations.pipelines import run_pipeline
     from andon.operations.policies import register_policy
+    from andon.operations.predicting import predict
     from andon.operations.releasing import release
     from andon.operations.runs import run
     from andon.operations.session import use
     from andon.operations.watching import cord, watch
     from andon.pipelines import pipeline, step
+    from andon.rollouts.strategies import ab, blue_green, canary, challenger, shadow
     from andon.store import Store, memory_store, open_store
     from andon.tracking import Run, seed
 
@@ -39,11 +42,17 @@ _WHERE = {
     "Signature": "andon.models",
     "Store": "andon.store",
     "Verdict": "andon.core.verdicts",
+    "ab": "andon.rollouts.strategies",
     "alias": "andon.operations.moving",
+    "cascade": "andon.operations.composing",
+    "blue_green": "andon.rollouts.strategies",
+    "canary": "andon.rollouts.strategies",
+    "challenger": "andon.rollouts.strategies",
     "cord": "andon.operations.watching",
     "dataset": "andon.operations.data",
     "deploy": "andon.operations.moving",
     "diff": "andon.operations.looking",
+    "ensemble": "andon.operations.composing",
     "history": "andon.operations.looking",
     "labels": "andon.operations.labelling",
     "lineage": "andon.operations.looking",
@@ -51,6 +60,7 @@ _WHERE = {
     "memory_store": "andon.store",
     "open_store": "andon.store",
     "pipeline": "andon.pipelines",
+    "predict": "andon.operations.predicting",
     "register_dataset": "andon.operations.data",
     "register_policy": "andon.operations.policies",
     "release": "andon.operations.releasing",
@@ -59,6 +69,7 @@ _WHERE = {
     "run": "andon.operations.runs",
     "run_pipeline": "andon.operations.pipelines",
     "seed": "andon.tracking",
+    "shadow": "andon.rollouts.strategies",
     "show": "andon.operations.looking",
     "step": "andon.pipelines",
     "use": "andon.operations.session",
@@ -76,11 +87,17 @@ __all__ = [
     "Store",
     "Verdict",
     "__version__",
+    "ab",
     "alias",
+    "blue_green",
+    "canary",
+    "cascade",
+    "challenger",
     "cord",
     "dataset",
     "deploy",
     "diff",
+    "ensemble",
     "history",
     "labels",
     "lineage",
@@ -88,6 +105,7 @@ __all__ = [
     "memory_store",
     "open_store",
     "pipeline",
+    "predict",
     "register_dataset",
     "register_policy",
     "release",
@@ -96,6 +114,7 @@ __all__ = [
     "run",
     "run_pipeline",
     "seed",
+    "shadow",
     "show",
     "step",
     "use",

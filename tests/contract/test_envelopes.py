@@ -28,6 +28,7 @@ STATUSES = {
     "Busy": ("busy", 429),
     "Conflict": ("conflict", 409),
     "CorruptBytes": ("corrupt-bytes", 500),
+    "DeadlineExceeded": ("deadline-exceeded", 504),
     "DiskFull": ("disk-full", 507),
     "Forbidden": ("forbidden", 403),
     "GateRefused": ("gate-refused", 409),
@@ -67,7 +68,7 @@ VIEWS = {
     "ReleaseView": "address service version digest created_us actor reason light state deployable why_not channels pins environment "
     "signature answer policy judged waiver rejection turns incidents compared_with changes lineage",
     "ServiceView": "name light why production channels turns releases replicas quality threshold unit checks drift data_quality traffic "
-    "training_block incidents rollback_target rollback_says champion_disagrees tags",
+    "training_block incidents rollback_target rollback_says rollout rollout_says champion_disagrees tags",
     "IncidentRow": "id address service headline title status light cause recommendation opened_us opened_event_us closed_us "
     "closed_event_us opened_by release",
     "IncidentView": "incident timeline changed worst_slice counterfactual cause why evidence verdicts actions finding",

@@ -21,7 +21,10 @@ from andon.store import Store
 @common
 @with_store
 def policy(store: Store, name: str, file: str, why: str, as_json: bool) -> None:
-    """Register policy:NAME (gate/…, monitor/SERVICE, incident/SERVICE or retention/NAME) from a JSON or TOML FILE."""
+    """Register policy:NAME from a JSON or TOML FILE.
+
+    NAME is gate/…, monitor/SERVICE, incident/SERVICE, logging/SERVICE, rollout/SERVICE, serving/SERVICE or retention/NAME.
+    """
     from andon.operations import policies
 
     version = policies.register_policy(name, read(Path(file)), why=why, store=store)

@@ -49,6 +49,13 @@ def ls(store: Store, what: str | None, limit: int, as_json: bool) -> None:
         verdicts = registry.verdicts_on(store, limit=limit)
         columns, rows = ("verdict", "subject", "check", "status", "message"), verdicts
         table = [(f"verdict:{v.id}", v.subject, v.check, v.status, v.message) for v in verdicts]
+    elif kind == "job":
+        from andon.cli.predicting import JOB_COLUMNS, job_cells
+        from andon.operations.showing.jobs import jobs_view
+
+        jobs = jobs_view(store, service=prefix or None, limit=limit).jobs
+        columns, rows = JOB_COLUMNS, list(jobs)
+        table = [job_cells(job) for job in jobs]
     elif kind == "service":
         lights = [light for light in showing.line(store).services if light.name.startswith(prefix)]
         columns, rows = ("service", "light", "production", "why"), lights

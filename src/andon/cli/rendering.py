@@ -29,6 +29,16 @@ def render(view: Any) -> None:
         if isinstance(view, kind):
             printer(view)
             return
+    if type(view).__name__ == "JobView":
+        from andon.cli.predicting import say_job
+
+        say_job(view)
+        return
+    if type(view).__name__ == "RolloutView":  # not imported for every page: it brings the analysis with it
+        from andon.cli.rollouts import say_rollout
+
+        say_rollout(view)
+        return
     say_json(view)
 
 
@@ -57,12 +67,14 @@ def _service(view: showing.ServiceView) -> None:
             "could not follow": "; ".join(dict.fromkeys(replica.note for replica in view.replicas if replica.fresh and replica.note)),
             "answered": f"{view.traffic.rows} rows, {view.traffic.labels} labels" if view.traffic.known else view.traffic.problem,
             "training": f"blocked: {view.training_block.why}" if view.training_block else "",
+            "rollout": f"{view.rollout}: {view.rollout_says}" if view.rollout else "",
             "rollback": view.rollback_says,
             "mind": view.champion_disagrees,
         },
     )
-    if view.turns:
-        rows = [(_when(t.at_us, t.event_us), t.kind, t.release, t.previous or "-", t.actor, t.reason) for t in view.turns[-10:]]
+    held = [turn for turn in view.turns if turn.channel == "production"][-10:]
+    if held:
+        rows = [(_when(t.at_us, t.event_us), t.kind, t.release, t.previous or "-", t.actor, t.reason) for t in held]
         say_table(("when", "what", "release", "before", "who", "why"), rows, title="what held production")
     failed = [verdict for verdict in view.checks if verdict.status != "pass"]
     say_verdicts(failed)

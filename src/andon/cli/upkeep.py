@@ -55,6 +55,10 @@ def gc(store: Store, experiment: str | None, older_than: str, dry_run: bool, as_
     click.echo(f"{would} {done.purged}, files of {done.freed} more, {done.traces} traces; spared {done.spared}")
     freed = "would free" if dry_run else "freed"
     click.echo(f"{freed} {done.blob_bytes / 1e6:.1f} MB in {done.blobs} blobs and {done.ledger_bytes / 1e6:.1f} MB of the ledger")
+    if done.environments or done.trees:
+        swept = "would sweep" if dry_run else "swept"
+        built = f"{len(done.environments)} built environments and {len(done.trees)} laid-out folders"
+        click.echo(f"{swept} {built} that no channel needs ({done.environment_bytes / 1e6:.1f} MB)")
     if dry_run and done.purged:
         click.echo("what the purged runs alone hold comes on top")
 

@@ -10,7 +10,7 @@ import msgspec
 from andon.core.errors import InvalidAddress
 
 VERSIONED_KINDS = frozenset({"model", "dataset", "features", "prompt", "index", "policy", "pipeline", "release", "service"})
-ID_KINDS = frozenset({"run", "verdict", "rollout", "incident", "experiment", "logged-model", "trace"})
+ID_KINDS = frozenset({"run", "verdict", "rollout", "incident", "experiment", "logged-model", "trace", "job"})
 LATEST = "latest"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._/-]*")

@@ -22,6 +22,7 @@
     ├── ModelFailed                 model-failed      500   70
     ├── CorruptBytes                corrupt-bytes     500   74
     ├── Busy                        busy              429   75
+    ├── DeadlineExceeded            deadline-exceeded 504   75
     └── Unavailable                 unavailable       503   69
         ├── ReadOnly                read-only         503   73
         ├── DiskFull                disk-full         507   74
@@ -214,6 +215,15 @@ class Busy(AndonError):
     code = "busy"
     status = 429
     exit_code = 75
+
+
+class DeadlineExceeded(AndonError):
+    """The request's time was up before its answer was there."""
+
+    code = "deadline-exceeded"
+    status = 504
+    exit_code = 75
+    default_next_step = "send it again later, or allow it more time (the header x-request-timeout-ms, or `timeout_s` of the release)"
 
 
 class Unavailable(AndonError):

@@ -48,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Larger request bodies are refused with 413."""
     max_artifact_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100 * 1024**3
     """Larger files of runs and models are refused; they are streamed to the disk, so memory sets no limit."""
+    otlp_endpoint: str = ""
+    """Base URL of an OTLP/HTTP receiver that traces of requests are sent on to, such as ``http://127.0.0.1:4318``; empty: nowhere."""
+    serve_max_memory_mb: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Resident memory over which a serving process refuses new requests (429) while others are under way; 0: no bound."""
     label_fsync: bool = True
     """Whether labels are acknowledged only after fsync."""
 

@@ -70,5 +70,7 @@ def controllers() -> tuple[Controller, ...]:
     """The controllers of one process."""
     from andon.incidents.controller import IncidentController
     from andon.operations.retaining import Retention
+    from andon.operations.rolling import open_incidents
+    from andon.rollouts.controller import RolloutController
 
-    return (IncidentController(), Sealing(), Settling(), Retention())
+    return (RolloutController(open_incidents), IncidentController(), Sealing(), Settling(), Retention())

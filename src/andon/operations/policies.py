@@ -14,14 +14,14 @@ from andon.core.errors import InvalidInput
 from andon.operations.session import current_store
 from andon.store import Store
 
-KINDS = ("gate/", "monitor/", "incident/", "retention/")
+KINDS = ("gate/", "monitor/", "incident/", "retention/", "logging/", "serving/", "rollout/")
 
 
 def register_policy(
     name: str, policy: Mapping[str, Any], *, why: str = "", store: Store | None = None, actor: Actor | None = None
 ) -> registry.Version:
     """Register ``policy:NAME`` from plain data. The name says what it is: ``gate/NAME``, ``monitor/SERVICE``,
-    ``incident/SERVICE`` or ``retention/NAME``.
+    ``incident/SERVICE``, ``retention/NAME``, ``logging/SERVICE`` or ``rollout/SERVICE``.
 
     A gate is ``{"rules": [{"check": {"type": "ceiling", "metric": "mae", "at_most": 30}, "blocks": true}, …]}``. Raises ``InvalidInput``
     naming the field; nothing is registered then.
@@ -41,6 +41,18 @@ def register_policy(
         from andon.tracking.retention import check_policy
 
         check_policy(read)
+    if at.name.startswith("logging/"):
+        from andon.logs.policies import check_policy as check_logging
+
+        check_logging(read)
+    if at.name.startswith("serving/"):
+        from andon.autoscaling import check_policy as check_serving
+
+        check_serving(read)
+    if at.name.startswith("rollout/"):
+        from andon.rollouts.policies import check_rollout_policy
+
+        check_rollout_policy(read)
     return registry.register(store, "policy", at.name, read, actor=actor, reason=why)
 
 
@@ -61,4 +73,16 @@ def _record(name: str) -> Any:
         from andon.tracking.retention import RetentionPolicy
 
         return RetentionPolicy
+    if name.startswith("logging/"):
+        from andon.logs.policies import LoggingPolicy
+
+        return LoggingPolicy
+    if name.startswith("rollout/"):
+        from andon.rollouts import RolloutPolicy
+
+        return RolloutPolicy
+    if name.startswith("serving/"):
+        from andon.autoscaling import ServingPolicy
+
+        return ServingPolicy
     raise InvalidInput(f"a policy's name starts with {', '.join(KINDS)}", field="name", got=name)

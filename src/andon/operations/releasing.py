@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from andon.core.addresses import Address
 from andon.core.errors import Forbidden, GateRefused, GateUndecided, Incompatible, InvalidInput, LoadFailed, NotFound
 from andon.core.verdicts import Answer
 from andon.models.records import ModelManifest, Signature
+from andon.models.signatures import normalise
 from andon.operations.moving import seconds
 from andon.operations.session import current_store
 from andon.releases import CodePin, Examples, Made
 from andon.serving.environments import normal, parse_pins
+from andon.serving.limits import limits_of
 from andon.store import Store
 from andon.tracking.records import EnvironmentLock
 
@@ -69,6 +72,7 @@ def release(
     names = [str(item) for item in ([data] if isinstance(data, str | Address) else data)]
     environment = environment or _environment()
     check_foreign(store, model, environment, allow_pickle=allow_pickle)
+    limits_of(settings or {})
     manifest = releases.assemble(
         store,
         service,
@@ -251,7 +255,8 @@ def _instants(table: pa.Table, name: str) -> Any:
 
 
 def column_of(table: pa.Table, name: str) -> Any:
-    """A table's column as numpy: float64 with NaN for null, bool, int64, datetime64[us], or object with None for null."""
+    """A table's column as numpy: float64 with NaN for null, bool, int64, datetime64[us], ``[n, *shape]`` for lists of
+    one shape, or object with None for null."""
     import numpy as np
     import pyarrow as pa
 
@@ -264,6 +269,12 @@ def column_of(table: pa.Table, name: str) -> Any:
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("us")).to_numpy()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        with contextlib.suppress(InvalidInput):  # lists of several lengths are no tensor: they stay lists
+            return normalise(column.to_pylist(), name)
+        lists = np.empty(len(column), dtype=object)
+        lists[:] = column.to_pylist()
+        return lists
     return np.array(column.to_pylist(), dtype=object)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -21,6 +22,9 @@ from andon.store.ports import Collected
 from andon.tracking import retention, runs
 from andon.tracking.experiments import delete_experiment, get_experiment, list_experiments, restore_experiment
 from andon.tracking.liveness import holder, is_alive
+
+if TYPE_CHECKING:
+    from andon.serving.environments import Swept
 
 ACTOR = Actor("controller", "retention")
 LOOK_EVERY_US = HOUR_US
@@ -45,6 +49,11 @@ class Freed(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     blob_bytes: int
     ledger_bytes: int
+    environments: tuple[str, ...] = ()
+    """Environments of this machine that no release on a channel needs; they are built again when one asks for them."""
+    trees: tuple[str, ...] = ()
+    """Files that were laid out for runners, likewise."""
+    environment_bytes: int = 0
 
 
 def policies_of(store: Store) -> dict[str, retention.RetentionPolicy]:
@@ -83,8 +92,9 @@ def free(
         retention.carry_out(store, actions, actor=who)
         gone = retention.purge_empty_experiments(store, policies_of(store), now_us=store.clock.now_us(), actor=who)
     collected = upkeep.gc(store, older_than=older_than, dry_run=dry_run)
+    swept = upkeep.sweep_environments(store, older_than=older_than, dry_run=dry_run)
     ledger_bytes = 0 if dry_run else store.ledger.reclaim()
-    return _freed(actions, traces, gone, collected, ledger_bytes, dry_run=dry_run)
+    return _freed(actions, traces, gone, collected, swept, ledger_bytes, dry_run=dry_run)
 
 
 def _old_traces(store: Store, *, experiment: str | None, dry_run: bool) -> int:
@@ -118,7 +128,7 @@ def _delete_some_traces(experiment: int, until_us: int, now_us: int, connection:
 
 
 def _freed(
-    actions: list[retention.Action], traces: int, gone: list[str], collected: Collected, ledger_bytes: int, *, dry_run: bool
+    actions: list[retention.Action], traces: int, gone: list[str], collected: Collected, swept: Swept, ledger_bytes: int, *, dry_run: bool
 ) -> Freed:
     return Freed(
         traces=traces,
@@ -130,6 +140,9 @@ def _freed(
         experiments=tuple(gone),
         blobs=len(collected.digests),
         blob_bytes=collected.size_bytes,
+        environments=swept.environments,
+        trees=swept.trees,
+        environment_bytes=swept.size_bytes,
         ledger_bytes=ledger_bytes,
     )
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 import msgspec
 from sqlalchemy import select
 
-from andon.core.errors import AndonError
+from andon.core.errors import AndonError, NotFound
 from andon.operations.moving import seconds
 from andon.store import Store
 from andon.store.ports import Collected
-from andon.store.schema import artifacts, blob_refs
+from andon.store.schema import aliases, artifacts, blob_refs
+
+if TYPE_CHECKING:
+    from andon.serving.environments import Swept
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -37,6 +43,35 @@ def gc(store: Store, *, older_than: str = "24h", dry_run: bool = False) -> Colle
     if not dry_run:
         store.tables.purge(older_than_us=int(seconds(older_than) * 1e6))
     return collected
+
+
+def sweep_environments(store: Store, *, older_than: str = "24h", dry_run: bool = False) -> Swept:
+    """Remove this machine's built environments and laid-out files that no channel's release needs, no runner uses and nobody asked for
+    within ``older_than``. They are built again when a release asks for them."""
+    from andon.serving.environments import collect
+
+    root = store.settings.path(store.settings.environments)
+    return collect(root, _served(store), older_than_s=seconds(older_than), now_s=time.time(), dry_run=dry_run)
+
+
+def _served(store: Store) -> set[str]:
+    """Digests of the locks and trees that the releases on any channel need."""
+    from andon.core.digests import digest_json
+    from andon.models.records import ModelManifest
+    from andon.registry import get, manifest_of
+    from andon.releases.records import ReleaseManifest
+
+    needed: set[str] = set()
+    with store.ledger.read() as connection:
+        held = set(connection.execute(select(aliases.c.target).where(aliases.c.kind == "service", aliases.c.target.is_not(None))).scalars())
+    for address in sorted(held):
+        try:
+            release = manifest_of(get(store, address), ReleaseManifest)
+            model = manifest_of(get(store, release.model.address), ModelManifest)
+        except NotFound:
+            continue
+        needed |= {digest_json(release.environment), *(digest for digest in (release.code.tree, model.files) if digest)}
+    return needed
 
 
 def needed_blobs(store: Store) -> set[str]:

@@ -160,7 +160,12 @@ class Run:
         optional: tuple[str, ...] = (),
         reason: str = "",
     ) -> Version:
-        """Save and register ``model:NAME``, made by this run from the data it has read so far. See ``andon.models.save``."""
+        """Save and register ``model:NAME``, made by this run from the data it has read so far.
+
+        Takes a scikit-learn estimator, an XGBoost or LightGBM model, an ONNX graph, a torch module with ``format="torch"``, an exported
+        program, or a folder of code with ``entry="module:Class"``. ``input_example`` holds a few rows: columns, a frame, an array, or
+        tensors by name. The version's manifest says what was made of it, and how near its answers are. See ``andon.models.save``.
+        """
         self._check_open()
         data = [item.address for item in runs.inputs_of(self._store, self.id) if item.context == "training"]
         return save_model(

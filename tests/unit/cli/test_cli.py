@@ -236,7 +236,11 @@ def test_diff_folds_the_example(capsys: pytest.CaptureFixture[str], home: Path, 
     assert len(run_json(capsys, home, "diff", "release:bikes@1", "release:bikes@2")) == 3
 
 
-def test_a_run_says_its_address_and_show_says_what_was_captured(capfd: pytest.CaptureFixture[str], home: Path) -> None:
+def test_a_run_says_its_address_and_show_says_what_was_captured(
+    capfd: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("andon.tracking.starting.observed_seeds", dict)  # other tests of this process may have seeded a library
+    monkeypatch.setattr("andon.tracking.active.observed_seeds", dict)
     assert invoke(["run", "--home", str(home), "--", "true", "--json"]) == 0
     address = capfd.readouterr().err.split()[-1]
     assert address.startswith("run:")
