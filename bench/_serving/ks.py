@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import kserve
 import numpy as np
@@ -13,10 +14,11 @@ from model import load
 class Bench(kserve.Model):
     def __init__(self) -> None:
         super().__init__("bench")
-        self.model = load()
+        self.model: Any = None  # loaded in the process that answers: a session cannot be sent to another
         self.ready = True
 
     def predict(self, payload: dict, headers: dict | None = None, response_headers: dict | None = None) -> dict:  # noqa: ARG002
+        self.model = self.model or load()
         return {"predictions": self.model(np.asarray(payload["instances"], dtype=np.float64)).tolist()}
 
 
