@@ -76,8 +76,9 @@ def test_a_label_that_no_double_holds_is_refused(disk_store: Store) -> None:
 
 def test_a_defect_before_the_batcher_is_a_500_and_the_connection_says_so(line: Line) -> None:
     """The short way is called by the parser: what it raises would be taken for a request that cannot be read."""
+    from andon.api.endpoints import Predict
     from andon.api.exchange import Exchange
-    from andon.api.serving_app import Facts, ServingApp
+    from andon.api.facts import Facts
 
     line.point(line.onnx())
 
@@ -104,8 +105,8 @@ def test_a_defect_before_the_batcher_is_a_500_and_the_connection_says_so(line: L
     async def use(front: Front, source: Source) -> None:
         assert await front.wait_ready(10)
         front.choose = lambda *_, **__: 1 // 0  # type: ignore[method-assign,assignment]
-        exchange = Exchange(Protocol(), ServingApp(front, line.store.settings), front, Facts())  # type: ignore[arg-type]
-        exchange.body = BODY
+        exchange = Exchange(Protocol(), front, Predict(front), Facts())  # type: ignore[arg-type]
+        exchange.parts = [BODY]
         exchange.run()
         assert b" 500 " in Protocol.transport.said
         assert b"ZeroDivisionError" in Protocol.transport.said

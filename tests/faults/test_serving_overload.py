@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from andon.core.errors import AndonError, Busy, DeadlineExceeded, ModelFailed
+from andon.serving.asking import Query
 from andon.serving.batching import Batcher, Work
 from andon.serving.callers import Caller, ClientGone
 from andon.serving.front import Front
@@ -219,7 +220,7 @@ def test_thousands_of_answers_reach_who_asked(line: Line) -> None:
         if chance.random() < 0.05:
             asyncio.get_running_loop().call_later(chance.random() * 0.002, caller.leave)
         try:
-            found = await front.answer(front.choose(f"r{at}"), n, rows=rows, request_id=f"r{at}", caller=caller)
+            found = await front.answer(Query(choice=front.choose(f"r{at}"), n=n, rows=rows, request_id=f"r{at}", caller=caller))
         except ClientGone:
             return "gone"
         except ModelFailed:
@@ -250,7 +251,9 @@ def test_the_time_of_a_request_that_hangs_is_up_when_it_said(line: Line) -> None
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         asked = [
-            front.answer(front.choose(f"r{at}"), 1, rows=[(1.0, 1)], request_id=f"r{at}", deadline_s=started_s + 0.1 * (at + 1))
+            front.answer(
+                Query(choice=front.choose(f"r{at}"), n=1, rows=[(1.0, 1)], request_id=f"r{at}", deadline_s=started_s + 0.1 * (at + 1))
+            )
             for at in range(3)
         ]
         found = await asyncio.gather(*asked, return_exceptions=True)

@@ -1,9 +1,10 @@
-"""The short way for ``POST /predict``: from the parser to the batcher and back without a scope, a task or a coroutine.
+"""The short way to a prediction: from the parser to the batcher and back without a scope, a task or a coroutine.
 
 An ASGI request costs a dictionary, a task, an event and four coroutine steps, which is more than a small model does. A request that fits
-(HTTP/1.1, a content length within bounds, no compression, nothing before it on its connection that is still being answered) is held by an
-``Exchange`` instead. To uvicorn's protocol it looks like the cycle it would have made: keep-alive, pipelining, graceful shutdown and
-disconnects go on as they do for every other request. All that does not fit takes the long way, through ``ServingApp.__call__``.
+(a POST to an endpoint, HTTP/1.1, a content length within bounds, no compression, nothing before it on its connection that is still being
+answered) is held by an ``Exchange`` instead. To uvicorn's protocol it looks like the cycle it would have made: keep-alive, pipelining,
+graceful shutdown and disconnects go on as they do for every other request. All that does not fit takes the long way, through
+``ServingApp.__call__``.
 """
 
 from __future__ import annotations
@@ -13,49 +14,46 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from andon.api import compression
 from andon.core.errors import AndonError
 
 if TYPE_CHECKING:
-    from andon.api.serving_app import Facts, ServingApp
+    from andon.api.endpoints import Endpoint
+    from andon.api.facts import Facts
     from andon.api.serving_server import GuardedProtocol
-    from andon.serving.front import Asked, Front
-    from andon.serving.loading import Loaded
+    from andon.serving.asking import Asked, Query
+    from andon.serving.front import Front
 
 log = logging.getLogger("andon.serving")
-HOT = b"/predict"
 
 
 class Exchange:
     """One request, its answer, and what uvicorn's protocol wants to know of the two."""
 
     __slots__ = (
-        "app",
         "asked",
-        "body",
         "disconnected",
+        "endpoint",
         "facts",
         "front",
         "keep_alive",
-        "loaded",
-        "n",
+        "parts",
         "protocol",
-        "request_id",
+        "query",
         "response_complete",
         "response_started",
     )
 
-    def __init__(self, protocol: GuardedProtocol, app: ServingApp, front: Front, facts: Facts) -> None:
+    def __init__(self, protocol: GuardedProtocol, front: Front, endpoint: Endpoint, facts: Facts) -> None:
         self.protocol = protocol
-        self.app = app
         self.front = front
+        self.endpoint = endpoint
         self.facts = facts
-        self.body = b""
+        self.parts: list[bytes] = []
         self.keep_alive = True
         self.disconnected = self.response_started = self.response_complete = False
-        self.loaded: Loaded | None = None
+        self.query: Query | None = None
         self.asked: Asked | None = None
-        self.request_id: str | None = None
-        self.n = 0
 
     # --- as uvicorn's cycle
 
@@ -73,80 +71,76 @@ class Exchange:
         """Whether it was answered; a connection that ends has it failed (``Caller.leave``)."""
         return self.response_started
 
-    def set_result(self, lists: dict[str, list[Any]]) -> None:
+    def set_result(self, outputs: dict[str, Any]) -> None:
         """Answer. Never raises: others are in the same batch."""
         self.response_started = True
-        asked, loaded = self.asked, self.loaded
+        asked, query = self.asked, self.query
         assert asked is not None
-        assert loaded is not None
-        self.front.end(asked, None)
+        assert query is not None
+        self.asked = None  # it leads back here: without this every request would be a cycle, left to the garbage collector and its pauses
         try:
-            assert self.request_id is not None
-            status, headers, body = 200, *self.app.answered(loaded, self.request_id, lists, self.n)
-        except Exception as error:  # a defect becomes this request's 500, and its traceback goes to the log
-            log.exception("a defect while answering")
-            defect = AndonError(f"this is a defect of Andon's: {type(error).__name__}")
-            status, headers, body = self.app.refused(defect, loaded, self.request_id)
-        self._write(status, headers, body)
+            head, body = self.endpoint.answered(query, outputs)
+        except AndonError as error:
+            self.front.end(asked, error)
+            self._refuse(error)
+            return
+        except Exception as error:  # noqa: BLE001  # a defect becomes this request's 500
+            self.front.end(asked, AndonError(type(error).__name__))
+            self._defect(error)
+            return
+        if self.endpoint.packs and self.facts.accepts is not None and len(body) >= compression.MIN_BYTES:
+            self._pack(head, body, self.facts.accepts)
+        else:
+            self._write(200, head, body)
+        self.front.end(asked, None)  # what it took is until here: making and sending the answer is part of it
 
     def set_exception(self, error: BaseException) -> None:
         """Say what went wrong."""
         known = error if isinstance(error, AndonError) else AndonError(f"this is a defect of Andon's: {type(error).__name__}")
         self.response_started = True
-        if self.asked is not None:
-            self.front.end(self.asked, known)
+        asked, self.asked = self.asked, None
+        if asked is not None:
+            self.front.end(asked, known)
         self._refuse(known)
 
     # --- its own life
 
     def run(self) -> None:
         """The request is whole: hand it to the batcher."""
-        front, facts = self.front, self.facts
         try:
-            loaded = self.loaded = front.loaded()
-            request = loaded.codec.decode(self.body)
-            request_id = self.request_id = request.request_id or facts.id() or front.new_id()
-            rows = request.rows
-            choice = front.choose(request_id, facts.key_text(), rows=rows)
-            self.loaded = choice.loaded
-            self.n = len(rows)
-            deadline_s = facts.deadline_s()
-        except AndonError as error:
-            front.metrics.refused(self.loaded.address if self.loaded is not None else "", error.code)
+            parts = self.parts
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.parts = []
+            query = self.query = self.endpoint.read(body, self.facts)
+            self.asked = self.front.begin(query, self)
+        except AndonError as error:  # counted where it came up
             self._refuse(error)
-            return
-        except Exception as error:  # noqa: BLE001 - likewise a defect, before anything is under way
-            self._defect(error)
-            return
-        try:
-            self.asked = front.begin(
-                choice,
-                self.n,
-                self,
-                rows=rows,
-                request_id=request_id,
-                event_us=request.event_us,
-                deadline_s=deadline_s,
-                caller=facts.caller,
-                client=facts.client_text(),
-                size_bytes=len(self.body),
-                traceparent=facts.traceparent,
-            )
-        except AndonError as error:  # the front has counted it
-            self._refuse(error)
-        except Exception as error:  # noqa: BLE001 - a defect becomes a 500 in our envelope, and its traceback goes to the log
+        except Exception as error:  # noqa: BLE001  # a defect becomes a 500 in our envelope, and its traceback goes to the log
             self._defect(error)
 
     def _defect(self, error: Exception) -> None:
-        log.exception("a defect while answering %s", HOT.decode())
+        log.error("a defect while answering", exc_info=error)
         self._refuse(AndonError(f"this is a defect of Andon's: {type(error).__name__}"))
 
     def _refuse(self, error: AndonError) -> None:
         self.response_started = True
-        status, headers, body = self.app.refused(error, self.loaded, self.request_id)
+        head, body = self.endpoint.refused(error, self.query)
         if error.status == 500:
             self.keep_alive = False
-        self._write(status, headers, body)
+        self._write(error.status, head, body)
+
+    def _pack(self, head: bytes, body: bytes, accepts: bytes) -> None:
+        """Answer with the body compressed, where its client takes that."""
+        encoding = compression.accepted(accepts)
+        if encoding is None:
+            self._write(200, head, body)
+            return
+        head += b"content-encoding: %s\r\nvary: accept-encoding\r\n" % encoding.encode()
+        if len(body) < compression.INLINE_BYTES:
+            self._write(200, head, compression.deflate(body, encoding))
+            return
+        packing = self.protocol.loop.run_in_executor(None, compression.deflate, body, encoding)
+        packing.add_done_callback(lambda done: self._write(200, head, done.result()))
 
     def _write(self, status: int, headers: bytes, body: bytes) -> None:
         protocol = self.protocol

@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from andon.core.errors import AndonError, Busy, ModelFailed, Unavailable
 from andon.logs.policies import LoggingPolicy, needs_key
 from andon.releases.splits import WHOLE, assign
+from andon.serving.asking import Answer, Asked, Query
 from andon.serving.batching import Batcher, Reply, Work
-from andon.serving.callers import Caller, ClientGone
+from andon.serving.callers import ClientGone
 from andon.serving.exposing import Exposer
 from andon.serving.exposition import Family, counter, gauge, labels, text
 from andon.serving.following import POLL_S, Follower
@@ -35,7 +34,7 @@ from andon.serving.routing import LOADING_HERE, UNAVAILABLE_HERE, Adaptation, Ch
 from andon.serving.scattering import Scatterer
 from andon.serving.shadowing import Shadows
 from andon.serving.source import ReleaseSource, StoreSource, View, releases_of
-from andon.serving.tracing import PREDICT, Face, Tracer
+from andon.serving.tracing import Tracer
 from andon.serving.validation import check_request_id
 from andon.store import Store
 
@@ -46,33 +45,11 @@ if TYPE_CHECKING:
 
     Columns = dict[str, np.ndarray[Any, Any]]
 
-__all__ = ["Answer", "Asked", "Choice", "Front"]
+__all__ = ["Answer", "Asked", "Choice", "Front", "Query"]
 log = logging.getLogger("andon.serving")
 PRODUCTION = "production"
 ARMS_GRACE_S = 10.0
 """How long a starting replica waits for the split's other releases before it says that it is ready without them."""
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a release answered: its address and digest, and its output columns as lists of JSON values, one for each row."""
-
-    request_id: str
-    release: str
-    digest: str
-    outputs: dict[str, list[Any]]
-
-
-class Asked:
-    """A request on its way through a release."""
-
-    __slots__ = ("caller", "choice", "copied", "work")
-
-    def __init__(self, choice: Choice, work: Work, caller: Caller | None) -> None:
-        self.choice = choice
-        self.work = work
-        self.caller = caller
-        self.copied: Work | None = None
-        """What mirrors are to see of it."""
 
 
 class Front:
@@ -220,47 +197,14 @@ class Front:
                 self._adaptations[pair] = f"{target.address} cannot take this service's requests: {error}"
         return self._adaptations[pair]
 
-    async def answer(
-        self,
-        choice: Choice,
-        n: int,
-        *,
-        rows: Sequence[tuple[Any, ...]] | None = None,
-        columns: Columns | None = None,
-        request_id: str,
-        event_us: Sequence[int] | None = None,
-        deadline_s: float | None = None,
-        raw: bool = False,
-        caller: Caller | None = None,
-        client: str | None = None,
-        size_bytes: int = 0,
-        traceparent: bytes | None = None,
-        face: Face | None = None,
-    ) -> dict[str, Any]:
-        """Run ``n`` checked rows (or columns) through the chosen release: its output columns as lists, or with ``raw`` as arrays.
+    async def answer(self, query: Query) -> dict[str, Any]:
+        """Run a query through its release: the output columns as lists, or with ``raw`` as arrays.
 
-        ``deadline_s`` is when the caller stops waiting, on the event loop's clock; default: the release's ``timeout_s`` from now.
-        ``client`` (default: the caller's name) is who the queue is shared out between. Raises ``Busy``, ``DeadlineExceeded``,
-        ``ModelFailed``, …. Call ``choose`` and this without an ``await`` in between, so that the release cannot be retired meanwhile.
+        Raises ``Busy``, ``DeadlineExceeded``, ``ModelFailed``, …. No ``await`` between ``choose`` and this.
         """
         assert self._loop is not None
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        asked = self.begin(
-            choice,
-            n,
-            future,
-            rows=rows,
-            columns=columns,
-            request_id=request_id,
-            event_us=event_us,
-            deadline_s=deadline_s,
-            raw=raw,
-            caller=caller,
-            client=client,
-            size_bytes=size_bytes,
-            traceparent=traceparent,
-            face=face,
-        )
+        asked = self.begin(query, future)
         try:
             outputs = await future
         except AndonError as error:
@@ -272,43 +216,28 @@ class Front:
         self.end(asked, None)
         return outputs
 
-    def begin(
-        self,
-        choice: Choice,
-        n: int,
-        reply: Reply,
-        *,
-        rows: Sequence[tuple[Any, ...]] | None = None,
-        columns: Columns | None = None,
-        request_id: str,
-        event_us: Sequence[int] | None = None,
-        deadline_s: float | None = None,
-        raw: bool = False,
-        caller: Caller | None = None,
-        client: str | None = None,
-        size_bytes: int = 0,
-        traceparent: bytes | None = None,
-        face: Face | None = PREDICT,
-    ) -> Asked:
+    def begin(self, query: Query, reply: Reply) -> Asked:
         """As ``answer``, for who waits without a coroutine: ``reply`` gets the outcome, and must then call ``end`` once.
 
         What is raised here has been counted: there is no ``end`` to call then.
         """
+        choice, n, rows, columns, caller = query.choice, query.n, query.rows, query.columns, query.caller
         loaded = choice.loaded
         batcher = loaded.batcher
         now_us = self._store.clock.now_us()
-        work = Work(n, rows, columns, request_id, [now_us] * n if event_us is None else event_us, now_us, choice.channel, reply)
-        work.raw = raw
-        work.deadline_s = work.started_s + batcher.options.timeout_s if deadline_s is None else deadline_s
-        work.size_bytes = size_bytes or (n * loaded.row_bytes if columns is None else sum(values.nbytes for values in columns.values()))
-        if traceparent is not None or self._tracer.share:
-            work.trace = self._tracer.begin(traceparent, request_id, face)
+        event_us = [now_us] * n if query.event_us is None else query.event_us
+        work = Work(n, rows, columns, query.request_id, event_us, now_us, choice.channel, reply)
+        work.raw = query.raw
+        work.deadline_s = work.started_s + batcher.options.timeout_s if query.deadline_s is None else query.deadline_s
+        work.size_bytes = query.size_bytes or (n * loaded.row_bytes if columns is None else sum(v.nbytes for v in columns.values()))
+        if query.traceparent is not None or self._tracer.share:
+            work.trace = self._tracer.begin(query.traceparent, query.request_id, query.face)
         asked = Asked(choice, work, caller)
         if caller is not None:
             caller.waiting = reply
             work.client = caller.name
-        if client is not None:
-            work.client = client
+        if query.client is not None:
+            work.client = query.client
         loaded.in_flight += 1
         try:
             if choice.split is not None:
@@ -393,7 +322,7 @@ class Front:
         checked = self.loaded(channel).codec.check_rows(rows)
         name = check_request_id(request_id) if request_id is not None else self.new_id()
         choice = self.choose(name, key, channel=channel, rows=checked)
-        outputs = await self.answer(choice, len(checked), rows=checked, request_id=name, event_us=event_us)
+        outputs = await self.answer(Query(choice=choice, n=len(checked), rows=checked, request_id=name, event_us=event_us))
         return Answer(request_id=name, release=choice.loaded.address, digest=choice.loaded.digest, outputs=outputs)
 
     def new_id(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +15,13 @@ from andon.core.errors import InvalidInput, ModelFailed, ReadOnly, Unavailable
 from andon.models import Column, Signature
 from andon.releases.records import CodePin
 from andon.serving import loading
+from andon.serving.asking import Query
 from andon.serving.environments import current_lock
 from andon.serving.front import Choice, Front
 from andon.serving.loading import runs_in_front
 from andon.serving.source import StoreSource
-from andon.store import Store
 from tests.unit.serving.line import ECHO, Line, small_lock
-
-ROW = {"x": 1.0, "k": 1}
-
-
-class Source(StoreSource):
-    """The registry, with a switch for its outage and a brake for loading."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.down = False
-        self.slow_s: dict[str, float] = {}
-        self.loads: list[str] = []
-
-    def changes(self) -> int:
-        if self.down:
-            raise ConnectionError("the ledger is gone")
-        return super().changes()
-
-    def release(self, address: str) -> Any:
-        self.loads.append(address)
-        time.sleep(self.slow_s.get(address, 0))
-        return super().release(address)
-
-
-def with_front(line: Line, use: Callable[[Front, Source], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        source = Source(line.store)
-        front = Front(line.store, line.service, source=source, poll_s=0.005, **more)
-        await front.start("http://here")
-        try:
-            await use(front, source)
-        finally:
-            await front.close()
-
-    asyncio.run(main())
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        await asyncio.sleep(0.005)
+from tests.unit.serving.splitting import ROW, Source, until, with_front
 
 
 def answering(front: Front) -> str:
@@ -295,8 +253,8 @@ def test_columns_and_rows_share_a_batch(line: Line) -> None:
         loaded = front.loaded()
         columns = {"x": np.array([2.0]), "k": np.array([2])}
         found = await asyncio.gather(
-            front.answer(Choice(loaded, "production"), 1, rows=[(1.0, 1)], request_id="a", event_us=None),
-            front.answer(Choice(loaded, "production"), 1, columns=columns, request_id="b", event_us=[7]),
+            front.answer(Query(choice=Choice(loaded, "production"), n=1, rows=[(1.0, 1)], request_id="a")),
+            front.answer(Query(choice=Choice(loaded, "production"), n=1, columns=columns, request_id="b", event_us=[7])),
         )
         assert found == [{"y": [3.0]}, {"y": [6.0]}]
 

@@ -12,6 +12,7 @@ import pytest
 from andon.core.errors import ModelFailed
 from andon.releases.splits import place
 from andon.serving import shadowing
+from andon.serving.asking import Query
 from andon.serving.front import Front
 from andon.serving.options import Options, QueueOptions
 from andon.serving.runners import RunnerDied
@@ -120,7 +121,7 @@ def test_a_mirror_may_write_into_what_it_gets(line: Line) -> None:
         front._holder.loaded[shadow].runner = Misbehaving("writes", front._holder.loaded[shadow].runner)  # type: ignore[assignment]
         columns = {"x": np.array([1.0, 2.0]), "k": np.array([1, 1])}
         choice = front.choose("r")
-        outputs = await front.answer(choice, 2, columns=columns, request_id="r", raw=True)
+        outputs = await front.answer(Query(choice=choice, n=2, columns=columns, request_id="r", raw=True))
         await until(lambda: front._shadows._glasses[shadow].batcher and front._holder.loaded[shadow].in_flight == 0)
         assert outputs["y"].tolist() == [3.0, 5.0]
         assert columns["x"].tolist() == [1.0, 2.0]

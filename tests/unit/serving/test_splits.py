@@ -12,6 +12,7 @@ import pytest
 from andon.core.errors import Busy, ModelFailed
 from andon.models import Column, Signature
 from andon.releases.splits import LEASE_S, Arm, Live, Split, assign
+from andon.serving.asking import Query
 from andon.serving.callers import Caller, ClientGone
 from andon.serving.front import Front
 from andon.serving.routing import Router, lease_clock
@@ -276,7 +277,7 @@ def test_an_arm_of_another_signature_gets_what_it_takes(line: Line, inputs: tupl
         columns = front.loaded().codec.to_columns([(3.0, 4)])
         choice = front.choose("columns", columns=columns)
         assert choice.reads.address == old
-        outputs = await front.answer(choice, 1, columns=columns, request_id="columns")
+        outputs = await front.answer(Query(choice=choice, n=1, columns=columns, request_id="columns"))
         if said is None:
             assert (answer.release, answer.outputs, outputs) == (new, {"y": [10.0, 20.0]}, {"y": [30.0]})
         else:
@@ -326,7 +327,9 @@ def test_who_leaves_is_not_run_and_is_exposed(line: Line) -> None:
 
         def ask(name: str, caller: Caller | None = None) -> asyncio.Future[Any]:
             rows = [(1.0, 1)]
-            return asyncio.ensure_future(front.answer(front.choose(name, rows=rows), 1, rows=rows, request_id=name, caller=caller))
+            return asyncio.ensure_future(
+                front.answer(Query(choice=front.choose(name, rows=rows), n=1, rows=rows, request_id=name, caller=caller))
+            )
 
         first = ask("running")
         await asyncio.sleep(0.05)

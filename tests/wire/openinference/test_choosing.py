@@ -18,20 +18,20 @@ INPUTS = [{"name": "all", "shape": [1, 2], "datatype": "FP64", "data": [1.0, 1.0
 
 
 async def infer(front: Front, key: str | None = None, *, version: str = "", header_key: str | None = None, **more: Any) -> Any:
-    async def read() -> bytes:
-        return json.dumps({"inputs": INPUTS, "parameters": {"key": key} if key else {}, **more}).encode()
-
+    body = json.dumps({"inputs": INPUTS, "parameters": {"key": key} if key else {}, **more}).encode()
     path = f"/v2/models/bikes/{f'versions/{version}/' if version else ''}infer"
-    reply = await oip.Rest(front).answer(oip.Asked("POST", path, read, asker=oip.Asker(key=header_key)))
-    return json.loads(reply.body)
+    rest = oip.Rest(front)
+    meant = rest.infer_of(path)
+    assert meant is not None
+    inference = rest.read(*meant, body, None, lambda: oip.Asker(key=header_key))
+    return json.loads(rest.answered(inference, await front.answer(inference))[1])
 
 
 async def invoke(front: Front, key: str) -> Any:
-    async def read() -> bytes:
-        return b'{"inputs": [{"x": 1.0, "k": 1}]}'
-
-    reply = await mlflow_scoring.answer(front, mlflow_scoring.Asked("POST", "/invocations", read, b"application/json", key=key))
-    return json.loads(reply.body)["predictions"][0], dict(reply.headers)[b"x-andon-release"].decode()
+    body = b'{"inputs": [{"x": 1.0, "k": 1}]}'
+    query = mlflow_scoring.read(front, body, b"application/json", mlflow_scoring.Asker(key=key))
+    headers, reply = mlflow_scoring.answered(query, await front.answer(query))
+    return json.loads(reply)["predictions"][0], dict(headers)[b"x-andon-release"].decode()
 
 
 def test_a_key_has_the_same_release_in_every_protocol(line: Line) -> None:
@@ -41,7 +41,7 @@ def test_a_key_has_the_same_release_in_every_protocol(line: Line) -> None:
     value = {production: 3.0, candidate: 30.0}
 
     async def use(front: Front, source: object) -> None:
-        await holding(front, candidate)
+        await holding(front, production, candidate)
         seen = set()
         for at in range(24):
             key = f"user-{at}"
@@ -63,7 +63,7 @@ def test_a_version_that_is_asked_for_is_no_part_of_a_rollout(line: Line) -> None
     put_split(line, a_split(production, candidate, share=10_000))
 
     async def use(front: Front, source: object) -> None:
-        await holding(front, candidate)
+        await holding(front, production, candidate)
         assert (await infer(front, id="split"))["parameters"]["release"] == candidate
         assert (await infer(front, version="1", id="first"))["parameters"]["release"] == production
         assert (await infer(front, version="2", id="second"))["parameters"]["release"] == candidate
@@ -73,6 +73,35 @@ def test_a_version_that_is_asked_for_is_no_part_of_a_rollout(line: Line) -> None
     with_front(line, use)
     assert [(row[0], row[1]) for row in predictions(line)] == [("first", "production"), ("second", "asked-for"), ("split", "candidate")]
     assert [row[0] for row in exposures(line)] == ["split"]
+
+
+def test_a_service_whose_name_has_slashes_is_one_model(line: Line) -> None:
+    line = Line(line.store, line._scratch / "team", "team/bikes")
+    line.point(line.onnx())
+
+    async def use(front: Front, source: object) -> None:
+        await front.wait_ready(10)
+        rest = oip.Rest(front)
+
+        async def ask(method: str, path: str) -> Any:
+            async def read() -> bytes:
+                return b"{}"
+
+            reply = await rest.answer(oip.Asked(method, path, read))
+            assert reply.status == 200, reply.body
+            return json.loads(reply.body)
+
+        assert rest.infer_of("/v2/models/team/bikes/infer") == ("team/bikes", "")
+        assert rest.infer_of("/v2/models/team/bikes/versions/1/infer") == ("team/bikes", "1")
+        assert rest.infer_of("/v2/models/team/bikes/versions/1") is None
+        assert rest.infer_of("/v2/models/teams/bikes/infer") is None
+        assert (await ask("GET", "/v2/models/team/bikes"))["name"] == "team/bikes"
+        assert await ask("GET", "/v2/models/team/bikes/versions/1/ready") == {"name": "team/bikes", "ready": True}
+        assert await ask("POST", "/v2/repository/models/team/bikes/load") == {}
+        (stats,) = (await ask("GET", "/v2/models/team/bikes/stats"))["model_stats"]
+        assert stats["name"] == "team/bikes"
+
+    with_front(line, use)
 
 
 def test_a_refusal_is_counted_once(line: Line) -> None:

@@ -128,7 +128,7 @@ def test_a_request_and_its_answer_round_trip(n: int, binary_in: bool, binary_out
     columns, rows = binding.columns(request)
     assert rows == n
     outputs = binding.answer({f"{name}_out": array for name, array in columns.items()}, binding.wanted(request))
-    body, head = infer_answer(Outcome(Held(), "r", outputs), "echo")  # type: ignore[arg-type]
+    body, head = infer_answer(Outcome("echo", Held(), "r", outputs))  # type: ignore[arg-type]
     assert (head is not None) == binary_out
     answer, at = json.loads(body[:head]), head or 0
     for output in answer["outputs"]:

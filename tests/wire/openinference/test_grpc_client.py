@@ -235,8 +235,8 @@ def test_an_answer_is_typed_when_the_request_was() -> None:
         read = read_infer(kinds["ModelInferRequest"].FromString(request.SerializeToString()))
         columns, n = binding.columns(read)
         assert n == 2
-        outcome = Outcome(Held(), "r", binding.answer({f"{name}_out": array for name, array in columns.items()}, binding.wanted(read)))  # type: ignore[arg-type]
-        answer = service_pb2.ModelInferResponse.FromString(write_infer(kinds, outcome, "echo").SerializeToString())
+        outcome = Outcome("echo", Held(), "r", binding.answer({f"{k}_out": array for k, array in columns.items()}, binding.wanted(read)))  # type: ignore[arg-type]
+        answer = service_pb2.ModelInferResponse.FromString(write_infer(kinds, outcome).SerializeToString())
         assert bool(answer.raw_output_contents) != typed
         if typed:
             contents = {output.name: output.contents for output in answer.outputs}

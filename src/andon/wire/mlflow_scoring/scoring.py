@@ -7,12 +7,14 @@ number and null is no value of a required column; Parquet bodies and ``params`` 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from andon.core.errors import AndonError, NotFound
+from andon.models.records import Signature
+from andon.serving.asking import Query
 from andon.serving.callers import Caller
 from andon.serving.front import Front
 from andon.serving.tracing import http_face
@@ -36,30 +38,25 @@ ERROR_CODES: dict[int, str] = {
 }
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_READERS: dict[str, Callable[[bytes, Signature], list[Any]]] = {"application/json": from_json, "text/csv": from_csv}
 _encode = msgspec.json.Encoder().encode
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """An answer."""
-
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-    packs: bool = False
-    """Whether it may be compressed: predictions. tritonclient's asyncio client asks for that always and unpacks nothing else."""
 
 
 INVOCATIONS = http_face("POST", "/invocations")
 """What traces say of how a request came in."""
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A request; ``read`` gives its body."""
+class UnsupportedType(AndonError):
+    """A body of another media type than the two that are read here."""
 
-    method: str
-    path: str
-    read: Callable[[], Awaitable[bytes]]
-    content_type: bytes = b""
+    code = "unsupported-type"
+    status = 415
+    exit_code = 64
+
+
+class Asker(msgspec.Struct, frozen=True):
+    """Who asks, as the transport knows it."""
+
     request_id: str | None = None
     key: str | None = None
     deadline_s: float | None = None
@@ -69,49 +66,60 @@ class Asked(msgspec.Struct, frozen=True):
     traceparent: bytes | None = None
 
 
-async def answer(front: Front, asked: Asked) -> Reply:
-    """The answer. Raises the ``AndonError`` that ``error_body`` renders."""
-    allowed = "POST" if asked.path == "/invocations" else "GET"
-    if asked.method != allowed and (asked.method, allowed) != ("HEAD", "GET"):
+class Reply(msgspec.Struct, frozen=True):
+    """An answer."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+def describe(front: Front, method: str, path: str) -> Reply:
+    """The answer to all but ``POST /invocations``. Raises ``NotFound``."""
+    allowed = "POST" if path == "/invocations" else "GET"
+    if method != allowed and (method, allowed) != ("HEAD", "GET"):
         return Reply(405, _encode({"detail": "Method Not Allowed"}), [_JSON, (b"allow", allowed.encode())])
-    if asked.path == "/version":
+    if path == "/version":
         return Reply(200, SPOKEN.encode(), [_JSON])
-    if asked.path == "/ping":
+    if path == "/ping":
         return Reply(200 if front.not_ready() is None else 503, b"\n", [_JSON])
-    if asked.path == "/invocations":
-        return await _invoke(front, asked)
-    raise NotFound(f"there is nothing at {asked.path[:100]}")
+    raise NotFound(f"there is nothing at {path[:100]}")
 
 
-async def _invoke(front: Front, asked: Asked) -> Reply:
-    kind, _, parameters = asked.content_type.decode("latin-1").partition(";")
-    reader = {"application/json": from_json, "text/csv": from_csv}.get(kind.strip().lower())
+def check_type(content_type: bytes) -> Callable[[bytes, Signature], list[Any]]:
+    """What reads a body of this media type. Raises ``UnsupportedType``."""
+    kind, _, parameters = content_type.decode("latin-1").partition(";")
+    reader = _READERS.get(kind.strip().lower())
     if reader is None or parameters.strip().lower().replace(" ", "") not in ("", "charset=utf-8", 'charset="utf-8"'):
-        said = f"This server takes application/json and text/csv, in UTF-8. Got '{asked.content_type.decode('latin-1')[:200]}'."
-        return Reply(415, said.encode(), [_TEXT])
-    body = await asked.read()
-    request_id = check_request_id(asked.request_id) if asked.request_id is not None else front.new_id()
-    try:
-        loaded = front.loaded()  # from here to `answer` there is no await: the release cannot be retired in between
-        rows = loaded.codec.check_rows(reader(body, loaded.signature))
-        choice = front.choose(request_id, asked.key, rows=rows)
-    except AndonError as error:
-        front.metrics.refused("", error.code)
-        raise
-    lists = await front.answer(
-        choice,
-        len(rows),
-        rows=rows,
+        got = content_type.decode("latin-1")[:200]
+        raise UnsupportedType(f"This server takes application/json and text/csv, in UTF-8. Got '{got}'.")
+    return reader
+
+
+def read(front: Front, body: bytes, content_type: bytes, asker: Asker) -> Query:
+    """A request to ``/invocations``, for the front to answer next. Raises ``InvalidInput`` and its kin."""
+    reader = check_type(content_type)
+    request_id = check_request_id(asker.request_id) if asker.request_id is not None else front.new_id()
+    loaded = front.loaded()
+    rows = loaded.codec.check_rows(reader(body, loaded.signature))
+    return Query(
+        choice=front.choose(request_id, asker.key, rows=rows),
+        n=len(rows),
         request_id=request_id,
-        deadline_s=asked.deadline_s,
-        caller=asked.caller,
-        client=asked.client,
+        rows=rows,
+        deadline_s=asker.deadline_s,
+        caller=asker.caller,
+        client=asker.client,
         size_bytes=len(body),
-        traceparent=asked.traceparent,
+        traceparent=asker.traceparent,
         face=INVOCATIONS,
     )
-    headers = [_JSON, choice.loaded.header, (b"x-request-id", request_id.encode())]
-    return Reply(200, _encode({"predictions": predictions(lists)}), headers, packs=True)
+
+
+def answered(query: Query, lists: dict[str, list[Any]]) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The headers and the body."""
+    headers = [_JSON, query.choice.loaded.header, (b"x-request-id", query.request_id.encode())]
+    return headers, _encode({"predictions": predictions(lists)})
 
 
 def predictions(lists: dict[str, list[Any]]) -> list[Any]:
@@ -121,7 +129,9 @@ def predictions(lists: dict[str, list[Any]]) -> list[Any]:
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
-def error_body(error: AndonError) -> bytes:
-    """The protocol's error."""
+def refused(error: AndonError) -> tuple[tuple[bytes, bytes], bytes]:
+    """The media type and the body of an error."""
+    if isinstance(error, UnsupportedType):
+        return _TEXT, error.message.encode()
     said = str(error).replace("\n  next: ", "; next: ")
-    return _encode({"error_code": ERROR_CODES.get(error.status, "INTERNAL_ERROR"), "message": said})
+    return _JSON, _encode({"error_code": ERROR_CODES.get(error.status, "INTERNAL_ERROR"), "message": said})

@@ -4,8 +4,8 @@
 """
 
 from andon.wire.openinference.binding import Binding
-from andon.wire.openinference.models import Asker
+from andon.wire.openinference.models import Asker, Inference
 from andon.wire.openinference.requests import InferRequest, parse_infer
 from andon.wire.openinference.rest import Asked, Reply, Rest, error_body
 
-__all__ = ["Asked", "Asker", "Binding", "InferRequest", "Reply", "Rest", "error_body", "parse_infer"]
+__all__ = ["Asked", "Asker", "Binding", "InferRequest", "Inference", "Reply", "Rest", "error_body", "parse_infer"]

@@ -13,7 +13,7 @@ from andon.wire.openinference.tensors import to_bytes
 _encode = msgspec.json.Encoder().encode
 
 
-def infer_answer(outcome: Outcome, name: str) -> tuple[bytes, int | None]:
+def infer_answer(outcome: Outcome) -> tuple[bytes, int | None]:
     """The body, and how many bytes of it are JSON when tensors follow it (None: all are)."""
     outputs: list[dict[str, Any]] = []
     parts: list[bytes] = [b""]
@@ -28,7 +28,7 @@ def infer_answer(outcome: Outcome, name: str) -> tuple[bytes, int | None]:
         outputs.append(output)
     loaded = outcome.loaded
     head = {
-        "model_name": name,
+        "model_name": outcome.name,
         "model_version": loaded.version,
         "id": outcome.request_id,
         "parameters": {"release": loaded.address, "release_digest": loaded.digest},

@@ -282,12 +282,12 @@ class Service:
         try:
             asker = facts.asker(self._home.time(), len(data))
             message = self._parse("ModelInferRequest", data)
-            name = message.model_name
-            prepared = self._models.prepare(name, message.model_version, read_infer(message), asker)
+            inference = self._models.prepare(message.model_name, message.model_version, read_infer(message), asker)
         except AndonError as error:
             self._front.metrics.refused("", error.code)
             raise
-        return write_infer(self._kinds, await self._models.run(prepared, asker), name)
+        outputs = await self._front.answer(inference)
+        return write_infer(self._kinds, self._models.outcome(inference, outputs))
 
     # --- what the server and its models say of themselves
 

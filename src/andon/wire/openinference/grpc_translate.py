@@ -92,10 +92,10 @@ def _from_contents(tensor: Any) -> Array:
         raise InvalidInput(f"a value is out of the range of {form.name}", field=tensor.name) from None
 
 
-def write_infer(kinds: Kinds, outcome: Outcome, name: str) -> Any:
+def write_infer(kinds: Kinds, outcome: Outcome) -> Any:
     """A ``ModelInferResponse``: raw when the request was, or when an output's datatype has no typed contents."""
     loaded = outcome.loaded
-    message = kinds["ModelInferResponse"](model_name=name, model_version=loaded.version, id=outcome.request_id)
+    message = kinds["ModelInferResponse"](model_name=outcome.name, model_version=loaded.version, id=outcome.request_id)
     message.parameters["release"].string_param = loaded.address
     message.parameters["release_digest"].string_param = loaded.digest
     raw = any(wanted.binary or form.contents is None for wanted, form, _ in outcome.outputs)

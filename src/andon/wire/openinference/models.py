@@ -7,8 +7,8 @@ loaded here; the one without a version is what the service's channel points to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from andon.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from andon.models.records import Signature
 from andon.releases import PRODUCTION
+from andon.serving.asking import Query
 from andon.serving.callers import Caller
 from andon.serving.front import Choice, Front
 from andon.serving.loading import Loaded
@@ -58,14 +59,11 @@ class Asker(msgspec.Struct, frozen=True):
     face: Face = INFER
 
 
-class Prepared(NamedTuple):
-    """A request that has met its release and is about to be run."""
+class Inference(Query, kw_only=True):
+    """A request that has met its release, and how it is to be answered."""
 
-    choice: Choice
-    columns: dict[str, np.ndarray[Any, Any]]
-    n: int
-    request_id: str
-    deadline_s: float | None
+    name: str
+    """The model, as the request named it."""
     binding: Binding
     wanted: tuple[Wanted, ...]
 
@@ -73,6 +71,7 @@ class Prepared(NamedTuple):
 class Outcome(msgspec.Struct, frozen=True):
     """An answered request."""
 
+    name: str
     loaded: Loaded
     request_id: str
     outputs: list[tuple[Wanted, Datatype, np.ndarray[Any, Any]]]
@@ -111,10 +110,10 @@ class Models:
         if reason is not None:
             raise Unavailable(reason)
 
-    def prepare(self, name: str, version: str, request: InferRequest, asker: Asker) -> Prepared:
+    def prepare(self, name: str, version: str, request: InferRequest, asker: Asker) -> Inference:
         """Everything that can be refused before anything is run. Raises ``InvalidInput``, ``NotFound`` or ``Unavailable``.
 
-        Call ``run`` next, without an ``await`` in between: so the release cannot be retired meanwhile.
+        Give it to the front next, without an ``await`` in between: so the release cannot be retired meanwhile.
         """
         front = self.front
         request_id = request.id or asker.request_id or front.new_id()
@@ -133,25 +132,27 @@ class Models:
                 binding = self._binding(choice.loaded)
         else:
             choice = Choice(read_by, ASKED_FOR)
-        return Prepared(choice, columns, n, request_id, deadline_s, binding, binding.wanted(request))
-
-    async def run(self, prepared: Prepared, asker: Asker) -> Outcome:
-        """The outcome. Raises what ``Front.answer`` does, which has counted it then."""
-        choice = prepared.choice
-        outputs = await self.front.answer(
-            choice,
-            prepared.n,
-            columns=prepared.columns,
-            request_id=prepared.request_id,
-            deadline_s=prepared.deadline_s,
+        return Inference(
+            choice=choice,
+            n=n,
+            request_id=request_id,
+            columns=columns,
+            deadline_s=deadline_s,
             raw=True,
             caller=asker.caller,
             client=asker.client,
             size_bytes=asker.size_bytes,
             traceparent=asker.traceparent,
             face=asker.face,
+            name=name,
+            binding=binding,
+            wanted=binding.wanted(request),
         )
-        return Outcome(choice.loaded, prepared.request_id, prepared.binding.answer(outputs, prepared.wanted))
+
+    def outcome(self, inference: Inference, outputs: Mapping[str, np.ndarray[Any, Any]]) -> Outcome:
+        """What the front answered, as it was asked for. Raises ``ModelFailed`` for an output that does not fit its datatype."""
+        given = inference.binding.answer(outputs, inference.wanted)
+        return Outcome(inference.name, inference.choice.loaded, inference.request_id, given)
 
     def _binding(self, loaded: Loaded) -> Binding:
         if self._last[0]() is loaded:

@@ -6,7 +6,7 @@ Triton has them, and plain answers to what its clients ask of tracing, logging a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from andon.serving.validation import parse_json
 from andon.wire.openinference import describing
 from andon.wire.openinference.answers import infer_answer
 from andon.wire.openinference.errors import said
-from andon.wire.openinference.models import Asker, Models
+from andon.wire.openinference.models import Asker, Inference, Models
 from andon.wire.openinference.requests import parse_infer
 
 Headers = list[tuple[bytes, bytes]]
@@ -27,8 +27,6 @@ _BINARY = (b"content-type", b"application/octet-stream")
 _encode = msgspec.json.Encoder().encode
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 MAX_HEADER_DIGITS = 18
-MAX_PATHS = 64
-"""Paths whose meaning is kept; clients choose them."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -37,8 +35,6 @@ class Reply(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: Headers
-    packs: bool = False
-    """Whether it may be compressed: predictions. tritonclient's asyncio client asks for that always and unpacks nothing else."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -47,9 +43,6 @@ class Asked(msgspec.Struct, frozen=True):
     method: str
     path: str
     read: Callable[[], Awaitable[bytes]]
-    header_length: bytes | None = None
-    """``Inference-Header-Content-Length`` as it came."""
-    asker: Asker = Asker()
 
 
 class Rest:
@@ -59,13 +52,11 @@ class Rest:
         self._front = front
         self._models = Models(front)
         self._version = version("andon")
-        self._infer_paths: dict[str, tuple[str, str]] = {}
 
     async def answer(self, asked: Asked) -> Reply:
-        """The answer. Raises the ``AndonError`` that ``error_reply`` renders."""
-        meant = self._infer_paths.get(asked.path) or self._infer_path(asked.path)
-        if meant is not None:
-            return await self._infer(*meant, asked) if asked.method == "POST" else _wrong_method("POST")
+        """The answer to all but ``POST …/infer``. Raises the ``AndonError`` that ``error_body`` renders."""
+        if self.infer_of(asked.path) is not None:
+            return _wrong_method("POST")
         try:
             return await self._described(asked)
         except AndonError as error:
@@ -73,7 +64,7 @@ class Rest:
             raise
 
     async def _described(self, asked: Asked) -> Reply:
-        parts = _parts(asked.path)
+        parts = self._parts(asked.path)
         route = next((route for pattern, route in _ROUTES if _matches(pattern, parts)), None)
         if route is None:
             raise NotFound("there is no such path in the Open Inference Protocol", next_step="see GET /v2", got=asked.path[:100])
@@ -83,29 +74,49 @@ class Rest:
         body = await asked.read() if method == "POST" else b""
         return _json(route[method](self, parts, body))
 
-    def _infer_path(self, path: str) -> tuple[str, str] | None:
-        parts = _parts(path)
-        if not parts or parts[-1] != "infer" or not _is_model(parts[:-1]):
-            return None
-        meant = _model(parts[:-1])
-        if meant[0] == self._front.service and len(self._infer_paths) < MAX_PATHS:
-            self._infer_paths[path] = meant
-        return meant
+    def _parts(self, path: str) -> list[str]:
+        """What follows ``/v2``; the name of a service is one part, also where it has slashes."""
+        parts = path.strip("/").split("/")[1:]
+        name = self._front.service.split("/")
+        if len(name) > 1 and "models" in parts[:2]:
+            at = parts.index("models") + 1
+            if parts[at : at + len(name)] == name:
+                parts[at : at + len(name)] = [self._front.service]
+        return parts
 
-    async def _infer(self, name: str, number: str, asked: Asked) -> Reply:
+    # --- infer
+
+    def infer_of(self, path: str) -> tuple[str, str] | None:
+        """The model and the version ("" for none) that a path asks to infer; None for another path."""
+        parts = self._parts(path)
+        return _model(parts[:-1]) if parts and parts[-1] == "infer" and _is_model(parts[:-1]) else None
+
+    def check(self, name: str, version: str) -> None:
+        """Raises ``NotFound`` or ``Unavailable`` for a model that cannot answer, whatever it is asked."""
         try:
-            self._models.loaded(name, number)  # a wrong name needs no body
-            request = parse_infer(await asked.read(), _header_length(asked.header_length))
-            prepared = self._models.prepare(name, number, request, asked.asker)
+            self._models.loaded(name, version)
         except AndonError as error:
             self._front.metrics.refused("", error.code)
             raise
-        outcome = await self._models.run(prepared, asked.asker)
-        body, header_length = infer_answer(outcome, name)
-        headers = [outcome.loaded.header, (b"x-request-id", outcome.request_id.encode())]
+
+    def read(self, name: str, version: str, body: bytes, header_length: bytes | None, asker: Callable[[], Asker]) -> Inference:
+        """A request to ``infer``, for the front to answer next. ``header_length`` is ``Inference-Header-Content-Length`` as it came.
+
+        Raises ``InvalidInput``, ``NotFound`` or ``Unavailable``, which has been counted, likewise when ``asker`` does.
+        """
+        try:
+            return self._models.prepare(name, version, parse_infer(body, _header_length(header_length)), asker())
+        except AndonError as error:
+            self._front.metrics.refused("", error.code)
+            raise
+
+    def answered(self, inference: Inference, outputs: Mapping[str, Any]) -> tuple[Headers, bytes]:
+        """The headers and the body. Raises ``ModelFailed``."""
+        body, header_length = infer_answer(self._models.outcome(inference, outputs))
+        headers = [inference.choice.loaded.header, (b"x-request-id", inference.request_id.encode())]
         if header_length is None:
-            return Reply(200, body, [_JSON, *headers], packs=True)
-        return Reply(200, body, [_BINARY, (b"inference-header-content-length", b"%d" % header_length), *headers], packs=True)
+            return [_JSON, *headers], body
+        return [_BINARY, (b"inference-header-content-length", b"%d" % header_length), *headers], body
 
     # --- what the server and its models say of themselves
 
@@ -207,10 +218,6 @@ def _routes() -> list[tuple[tuple[str, ...], dict[str, _Handler]]]:
 
 
 _ROUTES = _routes()
-
-
-def _parts(path: str) -> list[str]:
-    return path.strip("/").split("/")[1:]
 
 
 def _matches(pattern: Sequence[str], parts: Sequence[str]) -> bool:

@@ -103,15 +103,18 @@ def from_json(data: Any, kind: str, shape: Sequence[int], name: str) -> Array:
 
     form = datatype(kind, field=name)
     count = check_shape(shape, name)
-    items = _flat(data, shape, name)
+    fits = type(data) is list and form.items.issuperset(map(type, data))  # then it is flat: no list is a value
+    items = data if fits else _flat(data, shape, name)
     if len(items) != count:
         raise InvalidInput(f"the shape {list(shape)} does not hold {len(items)} values", field=name)
-    if not form.items.issuperset(map(type, items)):
+    if not fits and not form.items.issuperset(map(type, items)):
         wrong = next(at for at, value in enumerate(items) if type(value) not in form.items)
         raise InvalidInput(f"this value is not {kind}", field=f"{name}[{wrong}]", got=repr(items[wrong])[:80])
     if not form.size:
         return as_objects(items, np).reshape(shape)
     try:
+        if kind == "FP64":  # of Python's own floats: nothing overflows
+            return np.array(items, dtype=form.numpy).reshape(shape)
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
             return np.array(items, dtype=form.numpy).reshape(shape)
     except (OverflowError, ValueError):
