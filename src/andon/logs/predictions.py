@@ -8,8 +8,9 @@ Columns: ``event_time``, ``arrival_time`` (timestamp[us, UTC]), ``request_id``, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from andon.logs.few import FEW_ROWS, log_few
 from andon.store.ports import Tables
@@ -23,8 +24,7 @@ def table_name(service: str) -> str:
     return f"predictions/{service}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class Served(msgspec.Struct, frozen=True, kw_only=True):
     """One executed batch: ``n`` rows, maybe of several requests, answered by one release.
 
     ``inputs`` and ``outputs`` are columns of length n. ``row`` counts within each request. ``channel`` is one for all rows, or one for

@@ -64,6 +64,9 @@ def named(scores: Any, classes: Sequence[Any] | None) -> Columns:
 def _matrix(columns: Mapping[str, Any], names: Sequence[str], n: int) -> Any:
     import numpy as np
 
+    together = getattr(columns, "together", None)
+    if together is not None and columns.names == tuple(names):  # type: ignore[attr-defined]
+        return together.astype("f8", copy=False)
     out = np.empty((n, len(names)))
     for position, name in enumerate(names):
         out[:, position] = columns[name]

@@ -113,6 +113,7 @@ def feeder(wanted: Sequence[Place], names: Sequence[str]) -> Callable[[Mapping[s
     if len(wanted) != 1 or len(wanted[0].axes) != 2:
         raise UnfitError(f"the inputs {sorted(known)} are not the signature's columns {list(names)}")
     (place,) = wanted
+    names = tuple(names)
     if place.axes[1] not in (-1, len(names)):
         raise UnfitError(f"the input {place.name!r} has {place.axes[1]} columns and the signature {len(names)}")
     return lambda columns, n: {place.name: matrix(columns, names, n, place.dtype)}
@@ -124,9 +125,12 @@ def _shaped(values: Any, place: Place, n: int) -> Any:
 
 
 def matrix(columns: Mapping[str, Any], names: Sequence[str], n: int, dtype: str) -> Any:
-    """Columns side by side, ``[n, len(names)]``, in the order of ``names``."""
+    """Columns side by side, ``[n, len(names)]``, in the order of ``names``. Columns that are so already (a ``Block``) are not copied."""
     import numpy as np
 
+    together = getattr(columns, "together", None)
+    if together is not None and getattr(columns, "names", None) == names:
+        return together.astype(dtype, copy=False)
     out = np.empty((n, len(names)), dtype=dtype)
     for position, name in enumerate(names):
         out[:, position] = columns[name]

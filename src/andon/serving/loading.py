@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from andon.core.blocks import Block
 from andon.core.errors import AndonError, CorruptBytes, LoadFailed, NotFound
 from andon.models.records import CODE_FREE, ModelManifest
 from andon.releases.records import ReleaseManifest
@@ -70,6 +71,9 @@ class Loaded:
             return parts[0]
         import numpy as np
 
+        blocks = [part for part in parts if isinstance(part, Block)]
+        if len(blocks) == len(parts):  # of one signature, so of one dtype
+            return Block(blocks[0].names, np.concatenate([block.together for block in blocks]))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

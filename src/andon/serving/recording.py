@@ -84,28 +84,23 @@ class Recorder:
         from andon.logs.predictions import Served, log_predictions
 
         now_s = time.monotonic()
-        single = all(work.n == 1 for work in batch)
+        single = sum([work.n for work in batch]) == len(batch)
+        each = batch if single else [work for work in batch for _ in range(work.n)]  # one for each row
+        channel = batch[0].channel
         served = Served(
             service=self._service,
             release=loaded.address,
             release_digest=loaded.digest,
-            channel=_channels(batch),
-            request_ids=[work.request_id for work in batch] if single else [work.request_id for work in batch for _ in range(work.n)],
+            channel=channel if all(work.channel == channel for work in batch) else [work.channel for work in each],
+            request_ids=[work.request_id for work in each],
             row=[0] * len(batch) if single else [row for work in batch for row in range(work.n)],
             event_us=[instant for work in batch for instant in work.event_us],
-            arrival_us=[work.arrival_us for work in batch for _ in range(work.n)],
-            latency_ms=[(now_s - work.started_s) * 1e3 for work in batch for _ in range(work.n)],
+            arrival_us=[work.arrival_us for work in each],
+            latency_ms=[(now_s - work.started_s) * 1e3 for work in each],
             inputs=inputs,
             outputs=outputs,
         )
         log_predictions(self._tables, served)
-
-
-def _channels(batch: Sequence[Work]) -> str | list[str]:
-    first = batch[0].channel
-    if all(work.channel == first for work in batch):
-        return first
-    return [work.channel for work in batch for _ in range(work.n)]
 
 
 def logging_key(home: str) -> bytes:

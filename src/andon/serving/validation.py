@@ -17,14 +17,16 @@ so that its type does not depend on the rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from andon.core.blocks import Block
 from andon.core.clocks import to_us
 from andon.core.errors import InvalidInput, ModelFailed, TooLarge
-from andon.models.records import Dtype, Signature
+from andon.models.records import NUMPY_DTYPES, Dtype, Signature
 from andon.serving.values import cast, check_value, column_dtype, fits, json_type, nulls, said_shape, shown, tensor
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_ROWS = 100_000
+FEW = 64
+"""So many numbers are looked at faster one by one than as an array."""
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
@@ -59,6 +63,8 @@ class RowCodec:
             (at, column) for at, column in enumerate(signature.inputs) if column.shape or column.dtype in ("datetime", "uint64")
         ]  # what msgspec cannot check or make by itself
         self._tensors = any(column.shape for column in signature.inputs)
+        self._block_names = tuple(self._names)
+        self._block_of = block_dtype(signature)
         self._any_length = [(at, column) for at, column in enumerate(signature.inputs) if -1 in column.shape]
         row = _row_type(signature)
         envelope = msgspec.defstruct(
@@ -106,6 +112,8 @@ class RowCodec:
         """Checked rows as columns."""
         import numpy as np
 
+        if self._block_of is not None:
+            return Block(self._block_names, np.array(rows, dtype=self._block_of), rows if self._block_of == "f8" else None)
         if self._tensors:  # whose values are arrays already
             return {
                 column.name: np.stack(values) if column.shape else np.array(values, dtype=dtype)
@@ -194,6 +202,13 @@ class RowCodec:
                     )
 
 
+def block_dtype(signature: Signature) -> str | None:
+    """The one dtype of all inputs, where they are required scalars of one kind of float; else None."""
+    kinds = {column.dtype if column.required and not column.shape else None for column in signature.inputs}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return NUMPY_DTYPES[kind] if kind in ("double", "float", "half") else None
+
+
 def _row_type(signature: Signature) -> type:
     """A struct whose attributes are ``c0``, ``c1``, …: column names need not be Python names."""
     fields: list[Any] = []
@@ -250,12 +265,14 @@ def output_lists(outputs: Mapping[str, Any], signature: Signature) -> dict[str, 
             )
         if not _is_of(values, column.dtype):
             raise ModelFailed("the release answered with values of another type", field=column.name, type=column.dtype, gave=_gave(values))
-        if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
-            row = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
-            raise ModelFailed("the release answered with NaN or an infinity", field=column.name, row=row)
         if values.dtype.kind == "M":
             values = values.astype("M8[us]").astype("i8")
-        lists[column.name] = values.tolist()
+        plain = lists[column.name] = values.tolist()
+        if values.dtype.kind != "f":
+            continue
+        if not (all(map(math.isfinite, plain)) if values.size <= FEW and values.ndim == 1 else bool(np.isfinite(values).all())):
+            row = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+            raise ModelFailed("the release answered with NaN or an infinity", field=column.name, row=row)
     return lists
 
 

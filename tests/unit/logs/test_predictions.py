@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from andon.core.blocks import Block
 from andon.logs import Served, few, log_predictions
 from andon.store import Store
 
@@ -56,6 +58,17 @@ def test_both_forms_keep_the_same(store: Store, outputs: dict[str, Any], monkeyp
     assert both.num_rows == 6
     rows = both.to_pylist()
     assert [repr(row) for row in rows[::2]] == [repr(row) for row in rows[1::2]] == [repr(row) for row in plain.to_pylist()]
+
+
+def test_a_block_is_kept_as_its_columns_are(store: Store) -> None:
+    rows = [(1.5, -0.0), (2.0, 1e300), (0.1, 5e-324)]
+    block = Block(("a", "b"), np.array(rows), rows)
+    for inputs in (block, dict(block)):
+        log_predictions(store.tables, msgspec.structs.replace(served({"y": np.ones(3)}), inputs=inputs))
+    found = store.tables.scan("predictions/bikes").sort_by([("event_time", "ascending")]).to_pylist()
+    assert len(found) == 6
+    assert [repr(row) for row in found[::2]] == [repr(row) for row in found[1::2]]
+    assert [(row["input.a"], row["input.b"]) for row in found[::2]] == rows
 
 
 def test_what_is_kept(store: Store) -> None:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from andon.core.blocks import Block
 from andon.core.errors import InvalidInput, ModelFailed, TooLarge
-from andon.models import Column, Signature
+from andon.models import Column, Signature, graphs
 from andon.serving.validation import RowCodec, event_times, output_lists
 from andon.serving.values import MAX_TEXT_CHARS
 
@@ -221,6 +222,40 @@ def test_the_fast_path_accepts_what_the_careful_one_does(rows: list[dict[str, An
     if not isinstance(fast, str):
         assert [list(map(type, row)) for row in fast] == [list(map(type, row)) for row in careful]
         codec.to_columns(fast)  # whatever was accepted fits its columns
+
+
+@pytest.mark.parametrize(("dtype", "numpy"), [("double", "f8"), ("float", "f4"), ("half", "f2")])
+def test_a_table_of_floats_is_one_array(dtype: Any, numpy: str) -> None:
+    codec = RowCodec(Signature((Column("a", dtype), Column("b", dtype)), (Column("y", "double"),)))
+    rows = codec.decode(b'[{"a": 1, "b": 0.1}, {"b": 0.5, "a": -2.5}]').rows
+    columns = codec.to_columns(rows)
+    assert isinstance(columns, Block)
+    assert {name: (values.dtype.str[1:], values.tolist()) for name, values in columns.items()} == {
+        "a": (numpy, [1.0, -2.5]),
+        "b": (numpy, np.array([0.1, 0.5], dtype=numpy).tolist()),
+    }
+    assert graphs.matrix(columns, ("a", "b"), 2, np.dtype(numpy).name) is columns.together
+    assert graphs.matrix(columns, ("b", "a"), 2, "float64").tolist() == [[columns["b"][0], 1.0], [0.5, -2.5]]
+    assert (columns.rows is None) == (dtype != "double"), "what is logged is what the model got"
+
+
+def test_a_column_that_may_be_missing_is_no_part_of_a_block() -> None:
+    codec = RowCodec(Signature((Column("a", "double"), Column("b", "double", required=False)), (Column("y", "double"),)))
+    columns = codec.to_columns(codec.decode(b'[{"a": 1}]').rows)
+    assert type(columns) is dict
+    assert math.isnan(columns["b"][0])
+
+
+@pytest.mark.parametrize("n", [1, 64, 65])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_outputs_are_looked_at_whatever_their_number(n: int, wrong: float) -> None:
+    signature = Signature((Column("x", "double"),), (Column("y", "double"),))
+    values = np.arange(float(n))
+    assert output_lists({"y": values}, signature) == {"y": values.tolist()}
+    values[-1] = wrong
+    with pytest.raises(ModelFailed) as caught:
+        output_lists({"y": values}, signature)
+    assert caught.value.fields == {"field": "y", "row": n - 1}
 
 
 def test_outputs_must_be_finite_and_there() -> None:

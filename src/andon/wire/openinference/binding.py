@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from andon.core.blocks import Block
 from andon.core.clocks import to_us
 from andon.core.errors import InvalidInput, ModelFailed
-from andon.models.records import NUMPY_DTYPES, Column, Signature
-from andon.serving.validation import MAX_ROWS, RowCodec
+from andon.models.records import NUMPY_DTYPES, Column
+from andon.serving.validation import MAX_ROWS, RowCodec, block_dtype
 from andon.serving.values import MAX_TEXT_CHARS
 from andon.wire.openinference.datatypes import Datatype, of_column
 from andon.wire.openinference.requests import InferRequest, Wanted
@@ -38,7 +39,7 @@ class Binding:
         self._names = tuple(self._inputs)
         self._texts = [column for column in signature.inputs if column.dtype in ("string", "datetime")]
         self._numbers = all(not column.shape and column.dtype not in ("string", "datetime", "boolean") for column in signature.inputs)
-        self._matrix_of = _matrix_dtype(signature)
+        self._matrix_of = block_dtype(signature)
         self._exact = [(column.name, NUMPY_DTYPES[column.dtype], column.shape) for column in signature.inputs if _is_plain(column)]
         self._all_exact = len(self._exact) == len(signature.inputs)
         self._outputs = {column.name: (column, of_column(column.dtype)) for column in signature.outputs}
@@ -77,7 +78,7 @@ class Binding:
         if not np.isfinite(array).all():
             row, at = (int(place) for place in np.argwhere(~np.isfinite(array))[0])
             raise InvalidInput("NaN and infinities are not values", field=f"{name}[{row}, {at}]", row=row, column=self._names[at])
-        return dict(zip(self._names, array.T, strict=True))
+        return Block(self._names, array)
 
     def _fits(self, tensors: Mapping[str, Array], n: int) -> bool:
         """Whether these are the columns, as they are: ``from_columns`` would change nothing. It is asked when they are not."""
@@ -167,15 +168,6 @@ class Binding:
 def _is_plain(column: Column) -> bool:
     """Whether a column in memory is what its tensor is on the wire."""
     return column.required and -1 not in column.shape and column.dtype not in ("string", "datetime")
-
-
-def _matrix_dtype(signature: Signature) -> str | None:
-    """The one dtype of all columns when they are required scalars of one kind of float."""
-    kinds = {column.dtype if column.required and not column.shape else None for column in signature.inputs}
-    if len(kinds) != 1:
-        return None
-    kind = kinds.pop()
-    return NUMPY_DTYPES[kind] if kind in _FLOATS and kind is not None else None
 
 
 def _instants(array: Array, column: Column) -> Array:
