@@ -262,6 +262,79 @@ def test_one_process_is_replaced_in_place_and_drops_nothing(home: Path) -> None:
         assert group.terminate() == 0
 
 
+def test_one_process_is_replaced_though_it_loads_for_long_and_nobody_waits_for_it(home: Path, tmp_path: Path) -> None:
+    """Somebody stands in: with a release that takes seconds to load, no request takes as long; and who stood in is gone afterwards."""
+    slow = "import time\ntime.sleep(2.5)\nclass Model:\n    def predict(self, columns):\n        return {'y': columns['x']}\n"
+    with open_store(home) as store:
+        line = Line(store, tmp_path / "slow", SERVICE)
+        line.point(line.python(slow))
+
+    async def story(group: Group) -> Load:
+        while (await Client(group.port).get("/health")).status != 200:
+            await asyncio.sleep(0.02)
+        traffic = Load(group.port, 4)
+        await traffic.more(100)
+        began_s = time.monotonic()
+        await group.upgrade()
+        assert time.monotonic() - began_s > 2.5
+        group.process.send_signal(signal.SIGSTOP)  # whoever answers now is not this one
+        await traffic.more(20)
+        group.process.send_signal(signal.SIGCONT)
+        until_s = time.monotonic() + 30
+        while len(children(group.process.pid)) > 1 or not children(group.process.pid):  # the child of its release only
+            assert time.monotonic() < until_s
+            await asyncio.sleep(0.05)
+        await traffic.more(100)
+        await traffic.stop()
+        return traffic
+
+    with Group(home) as group:
+        traffic = run(story(group))
+        assert traffic.failed == ([], [], [])
+        assert traffic.longest_s < 2.0
+        assert group.note().generation == 1
+        assert group.terminate() == 0
+
+
+def test_one_process_that_the_next_program_cannot_follow_goes_on(home: Path, tmp_path: Path) -> None:
+    async def story(group: Group) -> Load:
+        while (await Client(group.port).get("/health")).status != 200:
+            await asyncio.sleep(0.02)
+        traffic = Load(group.port, 4)
+        await traffic.more(100)
+        with open_store(home) as store:
+            line = Line(store, tmp_path / "bad", SERVICE)
+            line.point(line.release(line.model({"model.onnx": b"junk"}, "onnx", "model.onnx")))
+        said = await asyncio.to_thread(andon, home, "upgrade", SERVICE)
+        assert said.returncode != 0
+        assert "could not be loaded" in said.stderr
+        await traffic.more(100)
+        await traffic.stop()
+        return traffic
+
+    with Group(home) as group:
+        traffic = run(story(group))
+        assert traffic.failed == ([], [], [])
+        assert group.note().generation == 0
+        wait(lambda: children(group.process.pid) == [], "who was to stand in to be gone")
+        assert group.terminate() == 0
+
+
+def test_who_stands_in_ends_with_whom_it_stands_in_for(home: Path, tmp_path: Path) -> None:
+    slow = "import time\ntime.sleep(3)\nclass Model:\n    def predict(self, columns):\n        return {'y': columns['x']}\n"
+    with open_store(home) as store:
+        line = Line(store, tmp_path / "slow", SERVICE)
+        line.point(line.python(slow))
+    with Group(home) as group:
+        wait(lambda: run(Client(group.port).get("/health")).status == 200, "it to be ready")
+        release = set(children(group.process.pid))
+        group.process.send_signal(signal.SIGHUP)
+        wait(lambda: len(set(children(group.process.pid)) - release) == 1 and group.note().generation == 1, "the next program to begin")
+        (stand_in,) = set(children(group.process.pid)) - release
+        group.process.kill()
+        wait(lambda: not Path(f"/proc/{stand_in}").exists() or process_mark(stand_in).endswith(":"), "the stand-in to end")
+
+
 def test_an_upgrade_whose_replicas_are_never_ready_changes_nothing(home: Path, tmp_path: Path) -> None:
     """Production points to a release that cannot be loaded: those who hold the one before go on, and the note says why."""
 

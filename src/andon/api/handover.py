@@ -73,6 +73,10 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     zygote: tuple[int, int] | None = None
     """Process id and channel."""
     replicas: tuple[ReplicaLeft, ...] = ()
+    stand_in: tuple[int, int] | None = None
+    """Process id and channel of who answers until the next program does."""
+    stands_in: int | None = None
+    """The channel to the process that this one stands in for."""
 
 
 def process_mark(pid: int) -> str:
@@ -155,10 +159,26 @@ def start_successor(settings: Settings, service: str, command: Sequence[str], li
     return True
 
 
+def start_stand_in(listener: socket.socket, generation: int) -> tuple[int, socket.socket]:
+    """Start this process's command as it is installed now, to answer from the same socket while this process is replaced.
+
+    Returns its process id and a channel: one line comes through it, empty once it answers, else why it cannot. It ends when that is closed.
+    """
+    ours, theirs = socket.socketpair()
+    handover = Handover(listener=listener.fileno(), generation=generation, stands_in=theirs.fileno())
+    environment = os.environ | {HANDOVER: msgspec.json.encode(handover).decode()}
+    with theirs:
+        kept = (listener.fileno(), theirs.fileno())
+        process = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], pass_fds=kept, stdin=subprocess.DEVNULL, env=environment)
+    process.returncode = 0  # whoever follows here reaps it
+    return process.pid, ours
+
+
 def replace_program(handover: Handover) -> NoReturn:
     """Run this process's command again, as it is installed now. What ``handover`` names stays open. Raises ``OSError``."""
     descriptors = [handover.listener, *(left.channel for left in handover.replicas)]
-    descriptors += [number for number in (handover.board, handover.zygote and handover.zygote[1]) if number is not None]
+    channels = [pair[1] for pair in (handover.zygote, handover.stand_in) if pair is not None]
+    descriptors += [number for number in (handover.board, *channels) if number is not None]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     sys.stdout.flush()

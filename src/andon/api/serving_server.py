@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -22,8 +23,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from andon.api.exchange import HOT, Exchange
-from andon.api.handover import take_signals, write_note
+from andon.api.exchange import Exchange
+from andon.api.handover import Handover, start_stand_in, take_signals, write_note
 from andon.api.listening import DRAIN_S, LAME_DUCK_S, announce_grpc, inherit, listen, open_listener, terminal_gone, url_of
 from andon.api.serving_app import ServingApp
 from andon.api.starting import serve
@@ -51,6 +52,8 @@ CHECK = "import andon.cli.serving, andon.api.serving_server, andon.api.zygote, a
 SETTLED_S = 1.0
 """A front that is not loading anything after this time has another reason not to be ready."""
 LOADING = "is being loaded"
+READY_S = 180.0
+"""How long the new program has to load what this one holds."""
 GRPC_DRAIN_S = 5.0
 """How long calls that run may go on at the end; a stream that is open and idle ends then, too."""
 KEEP_ALIVE_S = 75
@@ -60,20 +63,28 @@ MAX_HEAD_BYTES = 64 * 1024
 
 
 def serve_alone(
-    store: Store, service: str, listener: socket.socket, generation: int, say: Callable[[str], None], *, again: bool, grpc_port: int | None
-) -> bool:
-    """Serve in this process; whether the end is that of this program only."""
-    write_note(store.settings, service, listener, generation=generation)
+    store: Store, service: str, listener: socket.socket, say: Callable[[str], None], *, before: Handover | None, grpc_port: int | None
+) -> Handover | None:
+    """Serve in this process. Where the end is that of this program only, returns what the next one is to find."""
+    kept = os.dup(listener.fileno())  # the server closes the one it has
+    generation = before.generation if before is not None else 0
+    if before is None or before.stands_in is None:
+        write_note(store.settings, service, listener, generation=generation)
+    else:
+        grpc_port = None  # its port is the other's
 
     def server_of(config: uvicorn.Config, front: Front) -> DrainingServer:
-        server = DrainingServer(config, front)
+        if before is not None and before.stands_in is not None:
+            return StandIn(config, front, socket.socket(fileno=before.stands_in))
+        server = DrainingServer(config, front, listener)
+        server.stand_in = None if before is None else before.stand_in
         server.tell_problem = lambda why: write_note(store.settings, service, listener, generation=generation, problem=why)
         return server
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         front = Front(store, service)
-        server = runner.run(serve_front(front, store.settings, listener, say, server_of, grpc_port=grpc_port, again=again))
-    return server.again
+        server = runner.run(serve_front(front, store.settings, listener, say, server_of, grpc_port=grpc_port, again=before is not None))
+    return Handover(listener=kept, generation=generation + 1, stand_in=server.stand_in) if server.again else None
 
 
 async def serve_front(
@@ -113,6 +124,7 @@ async def serve_front(
         ready(url)
         if grpc is not None and not server.others_answer:
             announce_grpc(front.service, grpc.port)
+        await server.take_over()
         await server.serve(sockets=[listener])
     finally:
         for task in (sweeper, follower):
@@ -145,15 +157,21 @@ class DrainingServer(uvicorn.Server):
 
     others_answer = False
     """Whether other processes take connections from the same socket."""
+    leaves_queue = False
+    """Whether, in its end, it leaves new connections to them."""
 
-    def __init__(self, config: uvicorn.Config, front: Front) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, listener: socket.socket | None = None) -> None:
         super().__init__(config)
         self._front = front
+        self._own_listener = listener
+        self.stand_in: tuple[int, int] | None = None
+        """Process id and channel of who answers in this process's place."""
         self._ending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.again = False
         """Whether the end is that of this program only."""
         self._checking: asyncio.Task[None] | None = None
+        self._reaping: asyncio.Task[None] | None = None
         self.tell_problem: Callable[[str], None] = lambda _: None
         with contextlib.suppress(AttributeError, ValueError, RuntimeError):  # not on Windows, and not outside of the main thread
             self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
@@ -189,14 +207,56 @@ class DrainingServer(uvicorn.Server):
             log.error("the program is not replaced, the new one does not start: %s", why)
             self.tell_problem(f"the new program does not start: {why}")
             return
+        if self._front.not_ready() is None and not await self._make_stand_in():
+            return
         self.again = True
         self.begin_end()
+
+    async def _make_stand_in(self) -> bool:
+        """Have the new program answer from another process, with all that is loaded here; whether it can. It takes over by and by, and what
+        comes while this process is replaced is its business.
+        """
+        assert self._own_listener is not None
+        pid, channel = start_stand_in(self._own_listener, 0)
+        channel.setblocking(False)
+        try:
+            async with asyncio.timeout(READY_S):
+                line = await self._loop.sock_recv(channel, 4096)
+            why = "it ended" if not line else line.decode(errors="replace").strip()
+        except TimeoutError:
+            why = f"it was not ready in {READY_S:g} s"
+        except OSError as error:
+            why = str(error)
+        if why:
+            channel.close()
+            self._reaping = self._loop.create_task(reap(pid))
+            log.error("the program is not replaced, the new one cannot answer: %s", why)
+            self.tell_problem(f"the new program cannot answer: {why}")
+            return False
+        self.stand_in = pid, channel.detach()
+        return True
+
+    async def take_over(self) -> None:
+        """From who stands in: once this process can answer, or nobody else does."""
+        if self.stand_in is None:
+            return
+        pid, number = self.stand_in
+        self.stand_in = None
+        with socket.socket(fileno=number) as channel:
+            channel.setblocking(False)
+            until_s = self._loop.time() + READY_S  # signals wait meanwhile
+            while self._front.not_ready() is not None and self._loop.time() < until_s:
+                with contextlib.suppress(BlockingIOError):
+                    if not channel.recv(4096):
+                        break
+                await asyncio.sleep(0.01)
+        self._reaping = self._loop.create_task(reap(pid))
 
     def begin_end(self) -> None:
         """Say that this is the end, and end a little later."""
         if self._ending is None:
             self._front.draining = True
-            if self.again:
+            if self.again or self.leaves_queue:
                 for server in self.servers:
                     server.close()  # the socket itself stays: who comes now waits there for the next program
             self._ending = self._loop.create_task(self._end())
@@ -211,12 +271,50 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+class StandIn(DrainingServer):
+    """Answers for a process that is being replaced, until that has closed the channel."""
+
+    others_answer = True
+    leaves_queue = True
+
+    def __init__(self, config: uvicorn.Config, front: Front, channel: socket.socket) -> None:
+        super().__init__(config, front)
+        self._channel = channel
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer, if that is possible, and say so."""
+        why = self._front.not_ready()
+        if why is not None:
+            self.should_exit = True
+        else:
+            await super().startup(sockets)
+        self._channel.setblocking(False)
+        with contextlib.suppress(OSError):
+            await self._loop.sock_sendall(self._channel, " ".join((why or "").split()).encode()[:4000] + b"\n")
+        self._watching = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        with contextlib.suppress(OSError):
+            while await self._loop.sock_recv(self._channel, 4096):
+                pass
+        self.begin_end()
+
+
+async def reap(pid: int) -> None:
+    """Wait for the end of a process that another program started here."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            await asyncio.sleep(0.1)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a bound on the head of a request and a mark of when it began to arrive."""
 
     reading_since: float | None = None
     _head_bytes = 0
     _in_head = True
+    _headed: object = None
+    _head = b""
     caller: Caller | None = None
     idle_since: float | None = None
     """Since when nothing has been asked after an exchange; uvicorn has a timer of its own after its cycles."""
@@ -253,7 +351,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self.url == HOT and (exchange := self._exchange()) is not None:
+        if (exchange := self._exchange()) is not None:
             self.cycle = exchange  # type: ignore[assignment]  # what uvicorn asks of a cycle, it has
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -274,12 +372,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if parser.get_method() != b"POST" or parser.get_http_version() != "1.1" or parser.should_upgrade():
             return None
         app: ServingApp = self.app
-        return app.exchange(self, self.headers, self.caller)
+        return app.exchange(self, self.url, self.headers, self.caller)
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if type(cycle) is Exchange:
-            cycle.body = cycle.body + body if cycle.body else body
+            cycle.parts.append(body)
         else:
             super().on_body(body)
 
@@ -301,7 +399,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def default_head(self) -> bytes:
         """The headers that every answer has, such as the date."""
-        return b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
+        headers = self.server_state.default_headers  # another list every second
+        if headers is not self._headed:
+            self._headed, self._head = headers, b"".join([b"%s: %s\r\n" % header for header in headers])
+        return self._head
 
     def refuse(self, status: int, why: bytes) -> None:
         """Answer without the application, if nothing was answered yet, and close."""

@@ -45,7 +45,7 @@ def serve(
     say = (ready or announce(service)) if before is None else lambda _: None
     supervised = supervised or (before is not None and before.supervised)
     spare()
-    again = False
+    after: Handover | None = None
     with contextlib.closing(listener):
         if bounds is not None and (supervised or _several(ServingPolicy(min_replicas=bounds[0], max_replicas=bounds[1]))):
             policy, supervised = bounded(ServingPolicy(), bounds), True  # where the rest of it matters, the journal reads it
@@ -58,15 +58,13 @@ def serve(
                 if not supervised:
                     from andon.api.serving_server import serve_alone
 
-                    kept = os.dup(listener.fileno())  # the server closes the one it has
-                    generation = before.generation if before is not None else 0
-                    again = serve_alone(store, service, listener, generation, say, again=before is not None, grpc_port=grpc_port)
+                    after = serve_alone(store, service, listener, say, before=before, grpc_port=grpc_port)
         if supervised:
             from andon.api.supervising import Supervisor
 
             Supervisor(settings, service, listener, policy, bounds=bounds, grpc_port=grpc_port, before=before).run(say)
-        elif again:
-            replace_program(Handover(listener=kept, generation=generation + 1))
+        elif after is not None:
+            replace_program(after)
 
 
 def _several(policy: ServingPolicy) -> bool:

@@ -47,13 +47,13 @@ _open: set[Client] = set()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run``, and every client that ``main`` left open is closed at its end."""
+    """``asyncio.run``, and every client that ``main`` left open is closed at its end; those of loops in other threads are not."""
 
     async def whole() -> T:
         try:
             return await main
         finally:
-            for client in list(_open):
+            for client in [client for client in _open if client.loop is asyncio.get_running_loop()]:
                 await client.close()
             await asyncio.sleep(0)
 
@@ -64,12 +64,13 @@ class Client:
     """One keep-alive connection to ``127.0.0.1:port``."""
 
     def __init__(self, port: int) -> None:
-        _open.add(self)
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self) -> None:
+        self.loop = asyncio.get_running_loop()
         _open.add(self)
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**24)
 
