@@ -45,9 +45,9 @@ def url(broker: Broker | None, topic: str) -> str:
     return f"log:{topic}" if broker is None else f"{broker.url}/{topic}{CLAIM}"
 
 
-def begin(store: Store, broker: Broker | None, fault: str = "") -> subprocess.Popen[str]:
+def begin(store: Store, broker: Broker | None, fault: str = "", program: tuple[str, ...] = ("-m", "andon")) -> subprocess.Popen[str]:
     topics = ["--from", url(broker, "rides"), "--to", url(broker, "answers"), "--in-flight", str(IN_FLIGHT)]
-    command = [sys.executable, "-m", "andon", "stream", "bikes", *topics, "--home", store.settings.home]
+    command = [sys.executable, *program, "stream", "bikes", *topics, "--home", store.settings.home]
     environment = os.environ | {"ANDON_FAULT": fault, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -132,6 +132,56 @@ def test_no_kill_and_no_restart_loses_or_doubles_an_answer(broker: Broker | None
     assert states == {"lost": 2, "stopped": 1}
     logged = disk_store.tables.query('select count(distinct request_id) n from "predictions/bikes"')["n"][0].as_py()
     assert logged == sum(message(n).value != b"poison" for n in (*first, *later)), "monitors see every answer"
+
+
+FALLING = """
+import os, signal, sys
+from andon.cli.main import main
+from andon.serving.streaming import answering
+once = answering.Answerer._once
+
+async def fall(self, message, request_id):
+    if message.record.id == "m17":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await once(self, message, request_id)
+
+answering.Answerer._once = fall
+main(sys.argv[1:])
+"""
+
+
+def test_a_message_that_ends_its_consumers_is_a_dead_letter_at_last_and_takes_no_other_with_it(
+    broker: Broker | None, disk_store: Store, tmp_path: Path
+) -> None:
+    """As a native library that crashes on one input would: nothing in the process can catch it."""
+    line = Line(disk_store, tmp_path / "scratch")
+    line.point(line.onnx())
+    numbers = [n for n in range(40) if n % 50 != 3]
+
+    async def fill() -> None:
+        log = open_log(disk_store, parse(url(broker, "rides")), consumer="producer")
+        await log.put("rides", [message(n) for n in numbers])
+        await log.close()
+
+    asyncio.run(fill())
+    starts = 0
+    while True:
+        process = begin(disk_store, broker, program=("-c", FALLING))
+        starts += 1
+        try:
+            process.wait(3.0 if starts > 10 else 30.0)
+        except subprocess.TimeoutExpired:  # it lives
+            break
+        end(process, -signal.SIGKILL)
+        assert starts < 25
+    assert starts > 10, "it has been tried"
+    found = asyncio.run(outcomes(disk_store, broker, len(numbers)))
+    process.send_signal(signal.SIGTERM)
+    end(process, 0)
+    dead = {name for name, (record,) in found.items() if "andon-error" in record.headers}
+    assert set(found) == {f"m{n}" for n in numbers}
+    assert dead == {"m17"}
+    assert found["m17"][0].headers["andon-error"] == "too-many-deliveries"
 
 
 def problem(store: Store) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from andon.core.errors import AndonError, Busy, DeadlineExceeded, InvalidInput, ModelFailed, TooLarge, Unavailable
+from andon.serving.asking import Query
 from andon.serving.front import Front
 from andon.serving.streaming.counting import StreamMetrics
 from andon.serving.streaming.records import Message, Record
@@ -43,10 +44,11 @@ class Answerer:
         self._max_deliveries = max_deliveries
         self._key = key
 
-    async def answer(self, message: Message, stopping: asyncio.Event) -> Outcome | None:
-        """The outcome; None when we are told to stop before there is one."""
-        if message.deliveries > self._max_deliveries:
-            return Outcome(dead=dead_letter(message, "too-many-deliveries", f"it came {message.deliveries} times and was never finished"))
+    async def answer(self, message: Message, stopping: asyncio.Event, *, fell: bool = False) -> Outcome | None:
+        """The outcome; None when we are told to stop before there is one. ``fell``: a consumer ended while it was at this message."""
+        if fell and message.deliveries > self._max_deliveries:
+            why = f"it came {message.deliveries} times, and its consumer ended each time"
+            return Outcome(dead=dead_letter(message, "too-many-deliveries", why))
         request_id = _request_id(message.record.id)
         tries = 0
         while True:
@@ -73,14 +75,12 @@ class Answerer:
         request: Request = codec.decode(body)
         name = request.request_id or request_id
         key = record.key if key is None else key
-        choice = self._front.choose(name, key)
-        if choice.loaded.codec is not codec:  # another release takes this one
-            request = choice.loaded.codec.decode(body)
+        choice = self._front.choose(name, key, rows=request.rows)
         n = len(request.rows)
         until_s = time.perf_counter() + PATIENCE_S
-        outputs = await self._front.answer(
-            choice, n, rows=request.rows, request_id=name, event_us=request.event_us, deadline_s=until_s, size_bytes=len(body)
-        )
+        query = Query(choice=choice, n=n, request_id=name, rows=request.rows, event_us=request.event_us, deadline_s=until_s)
+        query.size_bytes = len(body)
+        outputs = await self._front.answer(query)
         said = {"id": record.id, "key": key, "request_id": name, "release": choice.loaded.address, "outputs": outputs}
         headers = {"andon-release": choice.loaded.address, "andon-source": f"{message.topic}@{message.position}"}
         return Outcome(answer=Record(id=record.id, key=key, value=msgspec.json.encode(said), headers=headers), rows=n)

@@ -4,6 +4,9 @@
 position. After a kill at any moment both are there or neither; a consumer that was thought dead and wakes up loses the comparison. One
 consumer of a group is active at a time (a lease); the others stand by and take over when it ends or goes silent.
 
+**Deliveries.** Who takes a group over says so at its position: the message there has come once more. Progress starts the count anew, and
+who ends in order takes its own back, so it counts the consumers that fell there.
+
 Records stay until ``trim``. The same id in the same topic is kept once, for as long as the first is there.
 """
 
@@ -58,7 +61,8 @@ class EmbeddedLog:
             del self._renewed_s[name]
             self._ahead.pop(name, None)
             with contextlib.suppress(AndonError):  # the ledger is gone: the lease runs out by itself
-                await self._write(lambda c, name=name: release_lease(c, name, self._holder))  # type: ignore[misc]
+                await self._write(lambda c, name=name: self._leave(c, name))  # type: ignore[misc]
+            self._committed.pop(name, None)
 
     async def put(self, topic: str, records: Sequence[Record]) -> None:
         """See ``StreamLog.put``."""
@@ -121,8 +125,30 @@ class EmbeddedLog:
         with _reached(), self._store.ledger.read() as connection:
             if name not in self._committed:
                 self._committed[name] = read_cursor(connection, name)
-            after = max(_position(self._committed[name]), self._ahead.get(name, 0))
-            return _messages(connection, topic, after, most)
+            cursor = self._committed[name]
+            after = max(_position(cursor), self._ahead.get(name, 0))
+            found = _messages(connection, topic, after, most)
+        if found and after == _position(cursor) and _starts(cursor) > 1:  # the first is what the others may have fallen at
+            found[0] = msgspec.structs.replace(found[0], deliveries=_starts(cursor))
+        return found
+
+    def _take(self, connection: Connection, name: str, now_us: int, alive: Callable[[str], bool]) -> Cursor | None:
+        """Take or renew a group's lease; the group's new state when it was not ours before."""
+        take_lease(connection, name, self._holder, now_us=now_us, for_us=LEASE_US, alive=alive)
+        if name in self._renewed_s:
+            return None
+        cursor = read_cursor(connection, name)
+        state = {"n": _position(cursor), "starts": _starts(cursor) + 1}
+        move_cursor(connection, name, state, expected=cursor.revision, now_us=now_us)
+        return Cursor(cursor.revision + 1, state)
+
+    def _leave(self, connection: Connection, name: str) -> None:
+        """Let go of a group in order: this start is not one that fell."""
+        cursor = self._committed.get(name)
+        release_lease(connection, name, self._holder)
+        if cursor is not None and _starts(cursor) and read_cursor(connection, name).revision == cursor.revision:
+            state = {"n": _position(cursor), "starts": _starts(cursor) - 1}
+            move_cursor(connection, name, state, expected=cursor.revision, now_us=self._store.clock.now_us())
 
     def _forget(self, name: str) -> None:
         """Begin again where the group is, whoever moved it."""
@@ -136,13 +162,16 @@ class EmbeddedLog:
         now_us = self._store.clock.now_us()
         alive: Callable[[str], bool] = lambda held: is_alive(held.partition("|")[2], now_us + 1, now_us=now_us)  # noqa: E731
         try:
-            await self._write(lambda c: take_lease(c, name, self._holder, now_us=now_us, for_us=LEASE_US, alive=alive))
+            taken = await self._write(lambda c: self._take(c, name, now_us, alive))
         except LeaseHeld:
             self._renewed_s.pop(name, None)
             self._forget(name)
             await asyncio.sleep(POLL_S * 10)
             return False
         self._renewed_s[name] = time.monotonic()
+        if taken is not None:
+            self._forget(name)
+            self._committed[name] = taken
         return True
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
@@ -234,6 +263,11 @@ def trim(store: Store, topic: str, *, before_us: int) -> int:
 
 def _position(cursor: Cursor) -> int:
     return int(cursor.state["n"]) if cursor.state else 0
+
+
+def _starts(cursor: Cursor) -> int:
+    """How many consumers began at this position and have not moved on."""
+    return int(cursor.state.get("starts", 0)) if cursor.state else 0
 
 
 def _headers(headers: Mapping[str, str]) -> str | None:

@@ -26,6 +26,7 @@ from andon.serving.streaming.counting import StreamMetrics
 from andon.serving.streaming.embedded import trim
 from andon.serving.streaming.endpoints import Endpoint
 from andon.serving.streaming.records import Message, Record, StreamLog
+from andon.serving.streaming.suspects import Suspects
 from andon.store import Store
 from andon.tracking import liveness
 
@@ -47,7 +48,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 2
     """Times that a message is tried again when the model fails on it."""
     max_deliveries: int = 10
-    """A message that came more often than this without being finished is a dead letter."""
+    """A message that came more often than this, and that a consumer fell at, is a dead letter."""
     key: str | None = None
     """The field of a row that is its key; it is not sent to the model."""
     trim_days: float = 7.0
@@ -77,6 +78,7 @@ class Streamer:
         self._actor = actor
         self.stopping = asyncio.Event()
         self.metrics = StreamMetrics(front.service, self._source.shown, options.group)
+        self._suspects = Suspects(store, self._source.shown, options.group)
         self._answerer = Answerer(front, self.metrics, retries=options.retries, max_deliveries=options.max_deliveries, key=options.key)
         now_us = store.clock.now_us()
         self.job = Job(
@@ -123,13 +125,23 @@ class Streamer:
                 continue
             self.metrics.redelivered += sum(message.deliveries > 1 for message in messages)
             alone = any(message.deliveries > SUSPECT for message in messages)
-            for some in [[message] for message in messages] if alone else [messages]:
-                if committing is not None:
-                    await committing
-                outcomes = await self._answer(some)
-                committing = asyncio.create_task(self._commit(some, outcomes))
+            if alone:
+                await self._one_by_one(messages)
+                continue
+            outcomes = await self._answer(messages)
+            committing = asyncio.create_task(self._commit(messages, outcomes))
         if committing is not None:
             await committing
+
+    async def _one_by_one(self, messages: Sequence[Message]) -> None:
+        """Finish each before the next, and have it written down meanwhile which one it is."""
+        for message in messages:
+            name = message.record.id
+            fell = await self._reach(lambda name=name: asyncio.to_thread(self._suspects.begin, name))  # type: ignore[misc]
+            finished = not self.stopping.is_set() and await self._commit([message], await self._answer([message], fell=fell is True))
+            await self._reach(lambda name=name: asyncio.to_thread(self._suspects.done, name))  # type: ignore[misc]
+            if not finished:
+                return  # what follows comes again
 
     async def _fetch(self) -> list[Message]:
         """The next batch; none when we are told to stop."""
@@ -137,9 +149,9 @@ class Streamer:
         found = await self._reach(lambda: self._from.fetch(self._source.topic, options.group, options.most, FETCH_S))
         return found or []
 
-    async def _answer(self, messages: Sequence[Message]) -> list[Outcome | None]:
+    async def _answer(self, messages: Sequence[Message], *, fell: bool = False) -> list[Outcome | None]:
         self.metrics.in_flight += len(messages)
-        outcomes = await asyncio.gather(*(self._answerer.answer(message, self.stopping) for message in messages))
+        outcomes = await asyncio.gather(*(self._answerer.answer(message, self.stopping, fell=fell) for message in messages))
         faults.point("stream.answered")
         return list(outcomes)
 

@@ -15,8 +15,10 @@ import pytest
 from andon.cli.main import invoke
 from andon.core.clocks import DAY_US
 from andon.core.errors import InvalidInput, NotFound, Unavailable
+from andon.models.records import Column, Signature
 from andon.operations import streaming
 from andon.operations.showing.jobs import job_view, jobs_view
+from andon.releases.splits import assign
 from andon.serving.jobs import Job
 from andon.serving.streaming import Message, Record, Streamer, StreamOptions, parse
 from andon.serving.streaming.embedded import EmbeddedLog, records
@@ -24,6 +26,7 @@ from andon.serving.streaming.running import stream
 from andon.store import Store
 from tests.conftest import ANA
 from tests.unit.serving.line import Line
+from tests.unit.serving.splitting import a_split, put_split
 
 # raises on negative x, always; on x = 5 only the first two times
 MOODY = """
@@ -170,6 +173,32 @@ def test_a_deploy_takes_effect_without_a_restart(line: Line, disk_store: Store) 
     out = values(disk_store, "out")
     assert {(one["release"], one["outputs"]["y"][0]) for one in out} == {(first, 3.0), (second, 103.0)}
     assert len({one["id"] for one in out}) == len(out), "the swap lost nothing and doubled nothing"
+
+
+def test_a_candidate_of_another_signature_gets_what_it_takes_and_units_are_assigned_by_the_field(line: Line, disk_store: Store) -> None:
+    production = line.onnx()
+    candidate = line.onnx((2.0,), signature=Signature((Column("x", "double"),), (Column("y", "double"),)), example=({"x": 1.0},))
+    line.point(production)
+    split = a_split(production, candidate, key="k")
+    put_split(line, split)
+
+    async def look(streamer: Streamer, _: str) -> None:
+        front = streamer._answerer._front
+        async with asyncio.timeout(20):
+            while not (front._router.live and {production, candidate} <= set(front._holder.loaded)):
+                await asyncio.sleep(0.01)
+        log = EmbeddedLog(disk_store)
+        await log.put("in", [Record(id=f"m{k}", value=b'{"x":10.0,"k":%d}' % k) for k in range(40)])
+        await until(lambda: len(records(disk_store, "out", most=100)) + len(records(disk_store, "in.dead", most=100)) == 40)
+
+    run(disk_store, look)
+    assert records(disk_store, "in.dead") == []
+    wanted = {f"m{k}": assign(split, str(k)).release for k in range(40)}
+    assert set(wanted.values()) == {production, candidate}
+    assert {one["id"]: one["release"] for one in values(disk_store, "out")} == wanted
+    assert {one["id"]: one["outputs"]["y"][0] for one in values(disk_store, "out") if one["release"] == candidate} == {
+        name: 20.0 for name, release in wanted.items() if release == candidate
+    }
 
 
 def test_a_service_without_a_release_waits_and_loses_nothing(line: Line, disk_store: Store) -> None:
