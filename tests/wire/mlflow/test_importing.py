@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -19,9 +24,11 @@ from andon.core.errors import InvalidInput, NotFound
 from andon.operations.exporting import export_runs
 from andon.registry import lineage
 from andon.store import Store, open_store
-from andon.tracking import artifacts_of, get_run, list_runs, metric_series, open_artifact, params_of
-from andon.wire.mlflow.importing import moving
+from andon.tracking import artifacts_of, get_run, list_experiments, list_runs, metric_series, open_artifact, params_of
+from andon.wire.mlflow.importing import moving, remote
 from andon.wire.mlflow.importing.house import Imported, import_mlflow
+from andon.wire.mlflow.importing.records import Experiment
+from andon.wire.mlflow.importing.remote import Remote
 from tests.conftest import ANA
 from tests.wire.mlflow.servers import QUIET, AndonServer, RealServer
 
@@ -110,6 +117,80 @@ def test_from_the_real_server(home: Store, mlflow_server: RealServer, tmp_path: 
     assert registry.get(home, f"{ENTRY}@next").address.version == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("two\nlines", "two lines (7)"),
+        (" \x00 ", "(7)"),
+        ("x" * 600 + "\n", "x" * 400 + " (7)"),
+        (" plain ", "plain"),
+        ("☃ 雪 / b", "☃ 雪 / b"),
+    ],
+)
+def test_an_experiment_is_named_on_one_line_and_keeps_the_name_it_had(name: str, here: str) -> None:
+    told = Experiment(id="7", name=name, location=None, deleted=False, created_ms=None, tags={"team": "a"})
+    assert moving.name_here(told)[0] == here
+    assert moving.name_here(told)[1] == {"team": "a"} | ({moving.NAME_THERE: name} if here.endswith("(7)") else {})
+
+
+def test_an_experiment_of_two_lines_comes_over_once(home: Store, database: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "odd.db"
+    shutil.copy(database, copy)
+    with contextlib.closing(sqlite3.connect(copy)) as source, source:
+        (number,) = source.execute("select experiment_id from experiments where name = 'one of ours'").fetchone()
+        source.execute("update experiments set name = 'one\nof ours' where experiment_id = ?", (number,))
+    for _ in range(2):
+        assert import_mlflow(home, str(copy), actor=ANA).whole
+        found = [one for one in list_experiments(home) if one.name.startswith("one")]
+        assert [one.name for one in found] == [f"one of ours ({number})"]
+        assert len(list_runs(home, found[0].name, view="all")) > 2
+
+
+def _post(url: str, path: str, body: dict[str, object]) -> dict[str, Any]:
+    request = urllib.request.Request(f"{url}/api/{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return dict(json.load(answer))
+
+
+def test_traces_without_spans_and_a_server_that_fails_at_one(
+    home: Store, mlflow_server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace without spans comes as one; what the server fails to give is left behind, said, and fetched the next time."""
+    name = f"traces {uuid.uuid4().hex}"
+    number = _post(mlflow_server.url, "2.0/mlflow/experiments/create", {"name": name})["experiment_id"]
+    for trace in ("tr-" + "a" * 32, "tr-" + "b" * 32):
+        info = {
+            "trace_id": trace[:-6] + number.zfill(6)[-6:],
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": number}},
+            "request_time": "2026-01-01T00:00:00Z",
+            "state": "OK",
+        }
+        _post(mlflow_server.url, "3.0/mlflow/traces", {"trace": {"trace_info": info}})
+    real = Remote._ask
+
+    def ask(self: Remote, method: str, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if path.endswith("traces/get") and "bbbb" in asked["trace_id"]:
+            raise remote._ServerFailed("the server failed (500): out of memory")
+        return real(self, method, path, asked)
+
+    def open_(self: Remote, uri: str, path: str) -> IO[bytes]:
+        if "bbbb" in uri:
+            raise remote._ServerFailed("the server failed (500): out of memory")
+        return files(self, uri, path)
+
+    files = Remote.open
+    with monkeypatch.context() as broken:
+        broken.setattr(Remote, "_ask", ask)
+        broken.setattr(Remote, "open", open_)
+        done = import_mlflow(home, mlflow_server.url, actor=ANA, only=[name])
+    assert (done.moved.traces, done.whole) == (1, False)
+    (problem,) = done.moved.problems
+    assert "bbbb" in problem
+    assert "out of memory" in problem
+    again = import_mlflow(home, mlflow_server.url, actor=ANA, only=[name])
+    assert (again.moved.problems, again.whole, again.moved.traces, again.moved.skipped) == ([], True, 1, 1)
+
+
 def test_from_another_andon(home: Store, andon_server: AndonServer, tmp_path: Path) -> None:
     fill(andon_server.url, tmp_path)
     check_all_is_here(home, import_mlflow(home, andon_server.url, actor=ANA))
@@ -164,8 +245,6 @@ def test_a_damaged_copy_and_a_missing_point_are_told(home: Store, database: Path
 
 
 def test_a_run_of_that_id_that_is_another_is_left_alone(home: Store, database: Path) -> None:
-    import sqlite3
-
     from andon.tracking import create_run
 
     wanted = sqlite3.connect(database).execute("select run_uuid from runs where name = 'first'").fetchone()[0]
@@ -180,8 +259,6 @@ def test_a_run_of_that_id_that_is_another_is_left_alone(home: Store, database: P
 def test_what_is_no_source_is_said(home: Store, tmp_path: Path, what: str) -> None:
     (tmp_path / "text.txt").write_text("hello, this is no database at all, but it is long enough to look like one")
     (tmp_path / "folder").mkdir()
-    import sqlite3
-
     sqlite3.connect(tmp_path / "other.db").execute("create table x (y)")
     source = what if "://" in what else str(tmp_path / what)
     with pytest.raises((InvalidInput, NotFound)) as caught:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -184,7 +185,7 @@ class Database:
             tags, metadata = self._pairs("trace_tags", "request_id", ids), self._pairs("trace_request_metadata", "request_id", ids)
             for row in some:
                 trace = row["request_id"]
-                yield Trace(id=trace, info=self._trace_info(row, tags[trace], metadata[trace]), spans=self._spans(trace))
+                yield Trace(id=trace, info=self._trace_info(row, tags[trace], metadata[trace]), spans=partial(self._spans, trace))
 
     def _trace_info(self, row: sqlite3.Row, tags: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
         location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": str(row["experiment_id"])}}

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,8 +176,7 @@ class Folders:
                 info["request_time_ms"] = int(datetime.fromisoformat(info.pop("request_time")).timestamp() * 1e3)
             info["assessments"] = [_yaml(file) for file in _files(folder / "assessments")]
             spans = folder / "artifacts" / "traces.json"
-            said = json.loads(spans.read_text(encoding="utf-8")) if spans.is_file() else {}
-            yield Trace(id=str(info["trace_id"]), info=info, spans=list(said.get("spans", [])))
+            yield Trace(id=str(info["trace_id"]), info=info, spans=partial(_spans_of, spans))
 
     def files(self, uri: str) -> list[File]:
         return self._places.files(uri)
@@ -260,3 +260,8 @@ def _yaml(file: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise InvalidInput("this file holds no record", file=file)
     return read
+
+
+def _spans_of(file: Path) -> list[dict[str, Any]]:
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return list(said.get("spans", []))

@@ -16,7 +16,8 @@ from blake3 import blake3
 from sqlalchemy import Connection, select, update
 
 from andon.core.actors import Actor
-from andon.core.errors import Conflict, InvalidInput, NotFound
+from andon.core.addresses import check_experiment
+from andon.core.errors import Conflict, InvalidAddress, InvalidInput, NotFound
 from andon.store import Store, streams
 from andon.store import schema as s
 from andon.tracking import Artifact, RunRecord, check_path, create_run_in, group, log_batch_in
@@ -50,6 +51,22 @@ class Moved(msgspec.Struct, kw_only=True):
     traces: int = 0
     skipped: int = 0
     problems: list[str] = []
+
+
+NAME_THERE = "andon.name_at_source"
+"""The tag with an experiment's name at the source, where it could not keep that."""
+
+
+def name_here(told: Experiment) -> tuple[str, dict[str, str]]:
+    """An experiment's name and tags here. A name of several lines becomes one line with its number at the source, so that no two become
+    the same, and the tag ``NAME_THERE`` keeps it as it was.
+    """
+    name = told.name.strip()
+    try:
+        return check_experiment(name), told.tags
+    except InvalidAddress:
+        line = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+        return f"{line[:400]} ({told.id})".strip(), told.tags | {NAME_THERE: told.name}
 
 
 class Had(msgspec.Struct, kw_only=True):
@@ -120,13 +137,18 @@ class Mover:
     def _experiment(self, told: Experiment) -> int:
         now_us = self.store.clock.now_us()
 
+        name, tags = name_here(told)
+
         def work(connection: Connection) -> int:
             if told.id == DEFAULT_NUMBER:
                 return 0  # the source's own default, by whatever name
-            found = find_experiment_in(connection, told.name.strip())
+            found = find_experiment_in(connection, name)
             if found is not None:
                 return found.id
-            return create_experiment_in(connection, told.name.strip(), tags=told.tags, now_us=now_us, actor=self.actor).id
+            return create_experiment_in(connection, name, tags=tags, now_us=now_us, actor=self.actor).id
+
+        if NAME_THERE in tags:
+            self.say(f"experiment {told.id} is called {name!r} here")
 
         return self.store.ledger.write(work)
 

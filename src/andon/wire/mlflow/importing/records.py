@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, Protocol
 
 import msgspec
@@ -119,7 +119,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     info: dict[str, Any]
-    spans: list[dict[str, Any]]
+    spans: Callable[[], list[dict[str, Any]]]
+    """Read when they are wanted. Raises ``NotFound`` where the source has lost them."""
 
 
 class File(NamedTuple):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -170,7 +171,7 @@ class Remote:
         place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
         try:
             for info in self._pages("POST", "3.0/mlflow/traces/search", {"locations": [place], "max_results": 100}, "traces"):
-                yield Trace(id=info["trace_id"], info=info, spans=self._spans(info))
+                yield Trace(id=info["trace_id"], info=info, spans=partial(self._spans, info))
         except NotFound:  # a server of before they were
             return
 
@@ -178,12 +179,19 @@ class Remote:
         try:
             whole = self._ask("GET", "3.0/mlflow/traces/get", {"trace_id": info["trace_id"]})
             return list(whole.get("trace", {}).get("spans", []))
-        except (NotFound, InvalidInput):
+        except (NotFound, InvalidInput, _ServerFailed) as error:  # 500 is also what a server says whose spans are files
             location = info.get("tags", {}).get("mlflow.artifactLocation")
             if location is None:
+                if isinstance(error, _ServerFailed):
+                    raise NotFound(f"the server does not give its spans: {error.message}", trace=info["trace_id"]) from None
                 return []
-            with self.open(location, "traces.json") as stream:
-                return list(json.load(stream).get("spans", []))
+            try:
+                with self.open(location, "traces.json") as stream:
+                    return list(json.load(stream).get("spans", []))
+            except NotFound:  # a trace that was begun and has none
+                return []
+            except _ServerFailed:
+                raise NotFound(f"the server does not give its spans: {error.message}", trace=info["trace_id"]) from None
 
     def files(self, uri: str) -> list[File]:
         root = self._proxied(uri)
@@ -253,7 +261,11 @@ class Remote:
             )
         if answer.status < 500:
             raise InvalidInput(f"the server refused: {said[:300]}", url=self._url + target[:200])
-        raise Unavailable(f"the server failed ({answer.status}): {said[:300]}", url=self._url + target[:200])
+        raise _ServerFailed(f"the server failed ({answer.status}): {said[:300]}", url=self._url + target[:200])
+
+
+class _ServerFailed(Unavailable):
+    """It answered, with a failure of its own."""
 
 
 class _Body(io.RawIOBase):

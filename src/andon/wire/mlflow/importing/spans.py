@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,10 @@ def move_trace(mover: Mover, told: Trace, experiment: int) -> None:
         return
     store = mover.store
     number = str(experiment).encode()
-    if told.spans:
+    spans = told.spans()
+    if spans:
         call = Call(store, store.settings, mover.actor, "POST", {}, b"", {b"x-mlflow-experiment-id": number})
-        keep(call, _message(told), PROTOBUF)
+        keep(call, _message(spans), PROTOBUF)
     body = msgspec.json.encode({"trace": {"trace_info": _info(told, experiment)}})
     asyncio.run(traces.start(Call(store, store.settings, mover.actor, "POST", {}, b"", {}, body=body)))
     mover.moved.traces += 1
@@ -89,13 +91,13 @@ def _stamp(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _message(told: Trace) -> bytes:
+def _message(spans: Sequence[dict[str, Any]]) -> bytes:
     """The spans as OTLP's own message."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     message = ExportTraceServiceRequest()
     scope = message.resource_spans.add().scope_spans.add()
-    for span in told.spans:
+    for span in spans:
         _fill(scope.spans.add(), span)
     return bytes(message.SerializeToString())
 
