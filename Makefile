@@ -4,7 +4,7 @@
 #   make test     the whole suite                     (WORKERS=1: one process; ARGS="tests/unit -x": some of it)
 #   make torch    PyTorch and Lightning, for the tests of mlflow.pytorch (they skip without)
 #   make check    lint, format, types, import firewall
-#   make docs     writes docs/reference and the README's figures again
+#   make docs     writes docs/reference, docs/figures.md and the README's claims again
 #   make bench    every benchmark in bench/           (BENCH=ledger: one of them; SMOKE=1: tiny sizes, nothing kept)
 #   make lock     resolves the dependencies again     (UPGRADE=1: to their newest versions)
 #   make clean    removes .venv, caches and build outputs

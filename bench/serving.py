@@ -4,7 +4,8 @@
 
 A 7 us model (linear, ONNX Runtime) and a 1 ms model (a scikit-learn forest) at 1, 16 and 64 connections of one row, and 16 of 32 rows.
 Peers come from ``BENCH_PEERS``, a folder of virtual environments (made with uv where they are missing); each runs with the batching it
-offers, with 1 and with 2 workers, and the better of the two is its figure. The load comes from wrk where it is installed, else from
+offers, with 1 and with 2 workers, and the better of the two is its figure. The floor and Andon are shown with each, and compared with the
+floor of as many processes. The load comes from wrk where it is installed, else from
 ``_load.py``; what it can do at most is measured and printed. ``BENCH_ONLY=andon,floor`` leaves the others out.
 """
 
@@ -58,8 +59,18 @@ class Server:
     start_s: float = 0.0
     megabytes: float = 0.0
     processes: int = 0
-    found: dict[tuple[int, int], tuple[float, float, float, int]] = field(default_factory=dict)
-    """(connections, rows) -> requests/s, p50 ms, p99 ms, failed."""
+    found: dict[tuple[int, tuple[int, int]], tuple[float, float, float, int]] = field(default_factory=dict)
+    """(workers, (connections, rows)) -> requests/s, p50 ms, p99 ms, failed."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether every number of workers is shown: the floor's and Andon's."""
+        return self.name == "floor" or self.name.startswith("andon")
+
+    def shown(self, load: tuple[int, int]) -> list[int]:
+        """The numbers of workers that a load is shown with."""
+        ran = [workers for workers in self.workers if (workers, load) in self.found]
+        return ran if self.ours else sorted(ran, key=lambda workers: -self.found[workers, load][0])[:1]
 
 
 def named(n: int) -> dict[str, Any]:
@@ -83,9 +94,9 @@ def servers() -> list[Server]:
     two = (1, 2)
     script = "{python}"
     return [
-        Server("floor", (sys.executable, str(HERE / "_serving/floor.py"), "{port}"), "/predict", named, "/health"),
+        Server("floor", (sys.executable, str(HERE / "_serving/floor.py"), "{port}"), "/predict", named, "/health", workers=two),
         Server("andon", own, "/predict", named, "/health", workers=two),
-        Server("andon, OIP JSON", own, "/v2/models/bench/infer", tensor, "/health"),
+        Server("andon, OIP JSON", own, "/v2/models/bench/infer", tensor, "/health", workers=two),
         Server(
             "BentoML",
             (script, "-m", "bentoml", "serve", "bento:Bench", "--port", "{port}", "--host", "127.0.0.1"),
@@ -362,17 +373,15 @@ def make_models(scratch: Path) -> dict[str, Path]:
     return {"7 us": cheap, "1 ms": dear}
 
 
-def best(server: Server, kind: str, places: dict[str, str], scratch: Path) -> None:
-    """Every load with each number of workers; the better rate stays."""
+def measure(server: Server, kind: str, places: dict[str, str], scratch: Path) -> None:
+    """Every load with each number of workers."""
     for workers in server.workers:
         for_each = LOADS if not SMOKE else LOADS[:1]
         with running(server, kind, places, workers, scratch) as port:
             drive(port, server.path, json.dumps(server.body(1)).encode(), 16, 1)  # warm
             for load in for_each:
                 connections, rows = load
-                seen = drive(port, server.path, json.dumps(server.body(rows)).encode(), connections, SECONDS)
-                if load not in server.found or seen[0] > server.found[load][0]:
-                    server.found[load] = seen
+                server.found[workers, load] = drive(port, server.path, json.dumps(server.body(rows)).encode(), connections, SECONDS)
 
 
 def ceiling() -> list[float]:
@@ -415,20 +424,20 @@ def compare(kind: str, places: dict[str, str], only: Sequence[str], most: Sequen
         subjects += [Server("andon, scikit-learn in a process", own, "/predict", named, "/health", workers=(1, 2))] if not SMOKE else []
     for server in subjects:
         try:
-            best(server, kind, places, scratch)
+            measure(server, kind, places, scratch)
         except (AssertionError, subprocess.CalledProcessError) as error:
             print(f"{server.name}: {error}", file=sys.stderr)
     floor = next(server for server in subjects if server.name == "floor")
     table: list[list[object]] = []
     for at, load in enumerate(LOADS):
-        peers = [
-            server.found[load][0] for server in subjects if load in server.found and server.name != "floor" and "andon" not in server.name
-        ]
+        peers = [server.found[workers, load][0] for server in subjects if not server.ours for workers in server.shown(load)]
         for server in subjects:
-            if load in server.found and load in floor.found:
-                rate, p50, p99, bad = server.found[load]
+            for workers in server.shown(load):
+                rate, p50, p99, bad = server.found[workers, load]
+                bare = floor.found.get((workers, load))
+                of_floor = rate / bare[0] if bare else float("nan")
                 against = rate / max(peers) if peers else float("nan")
-                table.append([server.name, *load, rate, rate / floor.found[load][0], against, p50, p99, bad, f"{most[at]:,.0f}"])
+                table.append([server.name, workers, *load, rate, of_floor, against, p50, p99, bad, f"{most[at]:,.0f}"])
     said = [f"{s.name}: first answer {s.start_s:.2f} s, {s.megabytes:.0f} MB in {s.processes}" for s in subjects if s.start_s]
     generator = "wrk, 1 thread" if shutil.which("wrk") and not SMOKE else "_load.py"
     report(
@@ -436,6 +445,7 @@ def compare(kind: str, places: dict[str, str], only: Sequence[str], most: Sequen
         f"Online serving, a {kind} model of {FEATURES} inputs",
         [
             "server",
+            "processes",
             "connections",
             "rows",
             "requests/s",
@@ -447,8 +457,9 @@ def compare(kind: str, places: dict[str, str], only: Sequence[str], most: Sequen
             "generator's ceiling",
         ],
         table,
-        f"closed loop, {SECONDS:g} s a load after a second of warming, {generator}, on the same 2 cores; peers and andon with 1 and with 2 "
-        f"workers, the better one kept; memory is PSS with 1 worker; {'; '.join(said)}",
+        f"closed loop, {SECONDS:g} s a load after a second of warming, {generator}, on the same 2 cores; the floor and andon "
+        f"with 1 and with 2 processes, each of the floor of as many; of the peers' 1 and 2 the better; "
+        f"memory is PSS with 1 worker; {'; '.join(said)}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes what the docs say about the code from the code: ``docs/reference/*.md``, and the figures in the README.
+"""Writes what the docs say about the code from the code: ``docs/reference/*.md``, ``docs/figures.md``, and the claims in the README.
 
 ::
 
@@ -31,7 +31,7 @@ def pages() -> dict[Path, str]:
     makers = {"settings": settings_page, "errors": errors_page, "cli": cli_page, "api": api_page}
     written = {REFERENCE / f"{name}.md": page for name, make in makers.items() if (page := make()) is not None}
     readme = ROOT / "README.md"
-    return written | {readme: with_figures(readme.read_text(encoding="utf-8"))}
+    return written | {ROOT / "docs" / "figures.md": figures_page(), readme: with_claims(readme.read_text(encoding="utf-8"))}
 
 
 # --- settings
@@ -282,24 +282,91 @@ def _schema(schema: dict[str, Any]) -> str:
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-# --- figures in the README
+# --- figures, and what the README says of them
 
 
-def with_figures(readme: str) -> str:
+CLAIMS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    (
+        "serving_7_us",
+        {"server": "andon", "processes": 1, "connections": 64},
+        "A 7 µs ONNX model, 64 connections, one process",
+        "{requests/s:,.0f} requests/s, p99 {p99 ms:.1f} ms, each validated, logged and counted: {of the floor:.2f} of bare uvicorn with "
+        "ONNX Runtime, {of the best peer:.1f} times the best of six serving tools",
+    ),
+    (
+        "serving_7_us",
+        {"server": "andon", "processes": 2, "connections": 64},
+        "the same, two processes",
+        "{requests/s:,.0f} requests/s: {of the floor:.2f} of two bare ones, {of the best peer:.1f} times the best tool",
+    ),
+    (
+        "serving_1_ms",
+        {"server": "andon", "processes": 1, "connections": 64},
+        "A scikit-learn forest of 1 ms, which Andon saves as ONNX",
+        "{requests/s:,.0f} requests/s, {of the best peer:.0f} times the best tool with the same forest",
+    ),
+    (
+        "serving_overload",
+        {"server": "andon serve", "of peak offered": 3.0},
+        "Three times what the model can answer, a deadline of 200 ms",
+        "{of peak:.2f} of the closed-loop peak in time, p99 {p99 ms:.0f} ms; the rest refused within {p50 of refusals ms:.1f} ms",
+    ),
+    (
+        "rollouts_live",
+        {"move": "roll back in a canary"},
+        "Roll back under load",
+        "{p50 ms:.0f} ms from the call to the last answer of the bad release; {failed} requests failed",
+    ),
+    (
+        "rollouts_errors",
+        {"": "ours, every request"},
+        "A canary looked at after every request",
+        "aborted by mistake: {identical, steady 1 %} of identical ones; noticed when errors double (share, median request): {2x, steady}",
+    ),
+    ("cold_start", {"what": "asleep: forked from the zygote"}, "Asleep to the first answer", "{median:.0f} ms"),
+    (
+        "tracking",
+        {"work": "create_run /s"},
+        "MLflow's own client, `create_run`",
+        "{andon:,.0f} a second, {against the best peer} MLflow's",
+    ),
+    ("tracking_capacity", {"work": "raw points 1"}, "Metric points over HTTP, durable", "{a second, or ms:,.0f} a second"),
+    ("ledger", {"": "durable commits/s, 1 writer"}, "Durable ledger commits", "{andon:,.0f} a second, one writer"),
+)
+"""What the README says: the result, the row, what it is, and the sentence of its columns."""
+
+
+def with_claims(readme: str) -> str:
     """The README with the claims of ``bench/results/*.json`` between its marks."""
     before, _, rest = readme.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     if not rest:
         return readme
-    return f"{before}{MARKS[0]}\n\n{figures()}\n{MARKS[1]}{after}"
+    return f"{before}{MARKS[0]}\n\n{claims()}\n{MARKS[1]}{after}"
 
 
-def figures() -> str:
+def claims() -> str:
+    """A line for each claim whose benchmark has been kept."""
+    out = []
+    for name, wanted, what, said in CLAIMS:
+        file = ROOT / "bench" / "results" / f"{name}.json"
+        if file.exists():
+            bench = json.loads(file.read_text(encoding="utf-8"))
+            rows = [dict(zip(bench["columns"], row, strict=True)) for row in bench["rows"]]
+            row = next(row for row in rows if wanted.items() <= row.items())
+            out.append([what, said.format_map(row)])
+    return _table(["what", "measured"], out) if out else "No benchmark has been kept yet: `make bench` writes them to `bench/results/`.\n"
+
+
+def figures_page() -> str:
     """The table of each kept benchmark, folded under its title."""
     kept = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "bench" / "results").glob("*.json"))]
-    if not kept:
-        return "No benchmark has been kept yet: `make bench` writes them to `bench/results/`.\n"
-    out = []
+    out = [
+        NOTE,
+        "# Figures\n",
+        "Measured side by side with the bare library or the peer, in one run, by the scripts in `bench/`; again with `make bench`. "
+        "The floor is the bare library doing the same work.\n",
+    ]
     for bench in kept:
         rows = [[_figure(value) for value in row] for row in bench["rows"]]
         machine = bench.get("machine", {})

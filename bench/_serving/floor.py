@@ -64,5 +64,8 @@ if __name__ == "__main__":
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", int(sys.argv[1])))
     listener.listen(1024)
+    for _ in range(int(os.environ.get("BENCH_WORKERS", "1")) - 1):
+        if os.fork() == 0:
+            break
     config = uvicorn.Config(app, http="httptools", loop="uvloop", access_log=False, log_config=None, lifespan="off", proxy_headers=False)
     uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
