@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from andon.core.clocks import SECOND_US, ManualClock
+from andon.core.clocks import ManualClock
 from andon.releases import service_state
 from andon.rollouts import RolloutPolicy, canary, shadow
 from andon.rollouts.analysis import AnalysisPolicy, ErrorPolicy, MetricPolicy
@@ -19,6 +18,8 @@ from tests.conftest import ANA
 from tests.unit.rollouts.rig import NEW, OLD, Rig, failing, slow
 
 pytestmark = pytest.mark.service
+BEGAN_US = 1_790_000_000_000_000
+"""A fixed time: a rollout's salt comes from it, and with it who gets which release. One in twenty such canaries is aborted by its luck."""
 BOUGHT = MetricPolicy(name="bought", low=0.0, high=1.0, margin=0.05, better="higher")
 POLICY = RolloutPolicy(analysis=AnalysisPolicy(errors=ErrorPolicy(margin=0.02), metrics=(BOUGHT,)))
 
@@ -26,7 +27,7 @@ POLICY = RolloutPolicy(analysis=AnalysisPolicy(errors=ErrorPolicy(margin=0.02), 
 @pytest.fixture
 def served() -> Iterator[tuple[Served, Rig]]:
     """A service whose candidate is a little slower and a little worse, forty seconds into its canary."""
-    clock = ManualClock(time.time_ns() // 1000 - 120 * SECOND_US)
+    clock = ManualClock(BEGAN_US)
     with memory_store(clock) as store:
         rig = Rig(store, clock)
         rig.behaviour = {OLD: failing(0.01), NEW: failing(0.015)}
@@ -100,7 +101,7 @@ def test_what_one_has_not_seen_is_not_done(served: tuple[Served, Rig], open_page
 
 
 def test_a_shadow_can_only_be_ended_or_paused(open_page: OpenPage) -> None:
-    clock = ManualClock(time.time_ns() // 1000 - 60 * SECOND_US)
+    clock = ManualClock(BEGAN_US)
     with memory_store(clock) as store:
         rig = Rig(store, clock)
         rig.behaviour = {NEW: slow(2.0)}

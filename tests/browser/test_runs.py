@@ -15,7 +15,7 @@ import pytest
 
 from andon.registry import tag_history, tags_of
 from andon.store import Store, open_store
-from andon.tracking import create_run, log_batch, run_command, update_run
+from andon.tracking import create_run, list_experiments, log_batch, run_command, update_run
 from andon.tracking.command import spool_of
 from tests.browser.conftest import ARTIFACTS, OpenPage, Served
 from tests.browser.making import ANA
@@ -286,6 +286,10 @@ def test_output_is_followed_while_the_command_runs(own: Home, open_page: OpenPag
     thread = threading.Thread(target=command)
     thread.start()
     try:
+        until_s = time.monotonic() + 30
+        while not any(one.name == "live" for one in list_experiments(own.store)):  # until then there is no such page
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
         page = open_page(own, "/runs?experiment=live")
         page.wait_for_selector("text=printing", timeout=LONG_MS)
         page.locator("#runs a", has_text="printing").click()

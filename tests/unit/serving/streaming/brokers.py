@@ -45,7 +45,8 @@ class Broker:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 1.0) as probe:
                     probe.sendall(b"PING\r\n")
-                    if probe.recv(100):  # Redis says +PONG, or -LOADING; NATS greets
+                    said = probe.recv(100)  # Redis says +PONG, or -LOADING for a while; NATS greets
+                    if said and not said.startswith(b"-LOADING"):
                         return
             except OSError:
                 pass
