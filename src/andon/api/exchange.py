@@ -10,6 +10,7 @@ graceful shutdown and disconnects go on as they do for every other request. All 
 from __future__ import annotations
 
 import logging
+from asyncio import Future
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -135,12 +136,18 @@ class Exchange:
         if encoding is None:
             self._write(200, head, body)
             return
-        head += b"content-encoding: %s\r\nvary: accept-encoding\r\n" % encoding.encode()
+        packed = head + b"content-encoding: %s\r\nvary: accept-encoding\r\n" % encoding.encode()
         if len(body) < compression.INLINE_BYTES:
-            self._write(200, head, compression.deflate(body, encoding))
+            self._write(200, packed, compression.deflate(body, encoding))
             return
-        packing = self.protocol.loop.run_in_executor(None, compression.deflate, body, encoding)
-        packing.add_done_callback(lambda done: self._write(200, head, done.result()))
+
+        def write(done: Future[bytes]) -> None:
+            if done.exception() is None:
+                self._write(200, packed, done.result())
+            else:  # no memory for it, or no thread: the answer is there all the same
+                self._write(200, head, body)
+
+        self.protocol.loop.run_in_executor(None, compression.deflate, body, encoding).add_done_callback(write)
 
     def _write(self, status: int, headers: bytes, body: bytes) -> None:
         protocol = self.protocol

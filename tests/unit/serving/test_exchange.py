@@ -125,7 +125,7 @@ def test_both_ways_say_the_same_and_count_the_same(line: Line, path: str, body: 
     with_front(line, use)
 
 
-def test_a_large_answer_is_packed_beside_the_event_loop(line: Line) -> None:
+def test_a_large_answer_is_packed_beside_the_event_loop(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     line.point(line.onnx())
     n = 20_000
     data = json.dumps(
@@ -140,6 +140,11 @@ def test_a_large_answer_is_packed_beside_the_event_loop(line: Line) -> None:
         packed = await short(app, INFER, data, {"accept-encoding": "gzip"})
         assert packed.headers["content-encoding"] == "gzip"
         assert gzip.decompress(packed.body) == plain.body
+        with monkeypatch.context() as broken:
+            broken.setattr("andon.api.compression.deflate", lambda *_: b"" * 10**400)
+            unpacked = await short(app, INFER, data, {"accept-encoding": "gzip"})
+        assert (unpacked.status, "content-encoding" in unpacked.headers) == (200, False)
+        assert unpacked.body == plain.body, "what cannot be packed is answered as it is"
 
     with_front(line, use)
 
